@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a certificate says: subject, issuer, validity, names
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use x509_cert::Certificate;
+use x509_cert::der::asn1::OctetString;
+use x509_cert::der::{DateTime, Decode};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
+use x509_cert::name::Name;
+
+/// Longest subject or issuer text kept, in characters. The text comes from peers and ends in logs.
+const MAX_NAME: usize = 256;
+
+/// The bytes are not an X.509 certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an X.509 certificate in DER: {0}")]
+pub struct InvalidCertificate(#[source] x509_cert::der::Error);
+
+/// The fields of an X.509 certificate (RFC 5280 4.1) that people and checks ask for. Nothing in it
+/// is verified: it is what the certificate says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Subject in RFC 4514 text, at most 256 characters, without control characters.
+    pub subject: String,
+    /// Issuer in RFC 4514 text, at most 256 characters, without control characters.
+    pub issuer: String,
+    /// First moment of validity.
+    pub not_before: SystemTime,
+    /// Last moment of validity.
+    pub not_after: SystemTime,
+    /// DNS names of the subjectAltName extension.
+    pub dns_names: Vec<String>,
+    /// IP addresses of the subjectAltName extension.
+    pub ip_addresses: Vec<IpAddr>,
+    /// May issue certificates: basicConstraints with CA:TRUE, or older than X.509 v3, where there
+    /// is no such statement.
+    pub is_ca: bool,
+}
+
+impl CertificateInfo {
+    /// Parses one certificate in DER.
+    ///
+    /// # Errors
+    /// The bytes are not a certificate, or have bytes behind it.
+    pub fn from_der(der: &[u8]) -> Result<Self, InvalidCertificate> {
+        let certificate = Certificate::from_der(der).map_err(InvalidCertificate)?;
+        let tbs = &certificate.tbs_certificate;
+        let mut info = Self {
+            subject: name_text(&tbs.subject),
+            issuer: name_text(&tbs.issuer),
+            not_before: tbs.validity.not_before.to_system_time(),
+            not_after: tbs.validity.not_after.to_system_time(),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            is_ca: tbs.version != x509_cert::Version::V3,
+        };
+        if let Some((_, constraints)) = tbs.get::<BasicConstraints>().map_err(InvalidCertificate)? {
+            info.is_ca = constraints.ca;
+        }
+        if let Some((_, names)) = tbs.get::<SubjectAltName>().map_err(InvalidCertificate)? {
+            for name in names.0 {
+                match name {
+                    GeneralName::DnsName(name) => info.dns_names.push(clean(name.as_str())),
+                    GeneralName::IpAddress(bytes) => info.ip_addresses.extend(ip_address(&bytes)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(info)
+    }
+
+    /// All names a client may check, as text: DNS names, then addresses.
+    pub fn names(&self) -> Vec<String> {
+        let addresses = self.ip_addresses.iter().map(ToString::to_string);
+        self.dns_names.iter().cloned().chain(addresses).collect()
+    }
+
+    /// Subject and issuer are the same, as in a root or a self-made certificate.
+    pub fn is_self_issued(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// Whole days until the end of validity, rounded down; negative once expired.
+    pub fn days_left(&self, now: SystemTime) -> i64 {
+        let seconds = seconds_since_epoch(self.not_after) - seconds_since_epoch(now);
+        seconds.div_euclid(24 * 60 * 60)
+    }
+
+    /// Share of the lifetime that is left: 1 before it begins, 0 once expired.
+    pub fn share_left(&self, now: SystemTime) -> f64 {
+        let whole = self
+            .not_after
+            .duration_since(self.not_before)
+            .unwrap_or(Duration::ZERO);
+        let left = self.not_after.duration_since(now).unwrap_or(Duration::ZERO);
+        if whole.is_zero() {
+            0.0
+        } else {
+            (left.as_secs_f64() / whole.as_secs_f64()).min(1.0)
+        }
+    }
+}
+
+fn seconds_since_epoch(time: SystemTime) -> i64 {
+    let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => seconds(after),
+        Err(before) => -seconds(before.duration()),
+    }
+}
+
+fn ip_address(bytes: &OctetString) -> Option<IpAddr> {
+    let bytes = bytes.as_bytes();
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(v4));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+fn name_text(name: &Name) -> String {
+    clean(&name.to_string())
+}
+
+fn clean(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_NAME)
+        .collect()
+}
+
+/// A moment as UTC text such as `2026-08-01T12:00:00Z`.
+pub(crate) fn utc(time: SystemTime) -> String {
+    DateTime::from_system_time(time)
+        .map_or_else(|_| "an impossible date".to_owned(), |t| t.to_string())
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Private keys in PEM files, plain or encrypted
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use pkcs8::LineEnding;
+use pkcs8::pkcs5::pbes2;
+use ring::rand::SecureRandom;
+use rustls::InconsistentKeys;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
+
+use crate::pem::{bad_pem, contains, find, found, load_certificates, read_file};
+use crate::{CertificateInfo, FileKind, TlsError, TlsWarning, provider};
+
+const ENCRYPTED_BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
+const ENCRYPTED_END: &[u8] = b"-----END ENCRYPTED PRIVATE KEY-----";
+
+/// PBKDF2 rounds of keys we encrypt: some tens of milliseconds at each start.
+const PBKDF2_ITERATIONS: u32 = 100_000;
+
+/// Loads the private key of a PEM file: PKCS#8, PKCS#1 or SEC1, or PKCS#8 encrypted with PBES2
+/// (RFC 8018, what OpenSSL writes with AES-CBC). The password is used for an encrypted key only.
+///
+/// # Errors
+/// The file cannot be read, holds no key, is damaged, or cannot be decrypted.
+pub fn load_private_key(
+    path: &Path,
+    password: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = read_file(path, FileKind::Key)?;
+    if let Some(start) = find(&bytes, ENCRYPTED_BEGIN) {
+        let section = bytes.get(start..).unwrap_or_default();
+        return decrypt(path, section, password);
+    }
+    if contains(&bytes, b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsError::UnsupportedEncryption {
+            path: path.to_owned(),
+        });
+    }
+    match PrivateKeyDer::from_pem_slice(&bytes) {
+        Ok(key) => Ok(key),
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => Err(TlsError::NoKey {
+            path: path.to_owned(),
+            found: found(&bytes),
+        }),
+        Err(e) => Err(bad_pem(path, FileKind::Key, &e)),
+    }
+}
+
+fn decrypt(
+    path: &Path,
+    section: &[u8],
+    password: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let damaged = |detail: &str| TlsError::BadPem {
+        kind: FileKind::Key,
+        path: path.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let end = find(section, ENCRYPTED_END)
+        .ok_or_else(|| damaged("the line -----END ENCRYPTED PRIVATE KEY----- is missing"))?;
+    let section = section.get(..end + ENCRYPTED_END.len()).unwrap_or_default();
+    let text = std::str::from_utf8(section).map_err(|_| damaged("it is not text"))?;
+    // Not strict about CRLF and trailing blanks, which people's editors add.
+    let text = Zeroizing::new(text.lines().map(str::trim).collect::<Vec<_>>().join("\n") + "\n");
+    let (_, der) =
+        pkcs8::SecretDocument::from_pem(&text).map_err(|_| damaged("its base64 text is broken"))?;
+    let encrypted = pkcs8::EncryptedPrivateKeyInfo::try_from(der.as_bytes()).map_err(|_| {
+        TlsError::UnsupportedEncryption {
+            path: path.to_owned(),
+        }
+    })?;
+    let password = password
+        .filter(|p| !p.is_empty())
+        .ok_or_else(|| TlsError::PasswordMissing {
+            path: path.to_owned(),
+        })?;
+    let plain = encrypted.decrypt(password).map_err(|e| match e {
+        pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::UnsupportedAlgorithm { .. }) => {
+            TlsError::UnsupportedEncryption {
+                path: path.to_owned(),
+            }
+        }
+        // A wrong password shows as bad padding, or now and then as a garbled structure.
+        _ => TlsError::WrongPassword {
+            path: path.to_owned(),
+        },
+    })?;
+    Ok(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
+        plain.as_bytes().to_vec(),
+    )))
+}
+
+/// PEM text of an unencrypted PKCS#8 key (`-----BEGIN PRIVATE KEY-----`).
+///
+/// # Errors
+/// `pkcs8_der` is not a PKCS#8 PrivateKeyInfo.
+pub fn private_key_pem(pkcs8_der: &[u8]) -> Result<Zeroizing<String>, TlsError> {
+    let info = private_key_info(pkcs8_der)?;
+    let document = pkcs8::SecretDocument::encode_msg(&info).map_err(encoding)?;
+    document
+        .to_pem("PRIVATE KEY", LineEnding::LF)
+        .map_err(encoding)
+}
+
+/// PEM text of a PKCS#8 key encrypted with PBES2: PBKDF2-HMAC-SHA256 and AES-256-CBC
+/// (`-----BEGIN ENCRYPTED PRIVATE KEY-----`), which OpenSSL reads as well.
+///
+/// # Errors
+/// `pkcs8_der` is not a PKCS#8 PrivateKeyInfo, or the system gives no random bytes.
+pub fn encrypt_private_key(
+    pkcs8_der: &[u8],
+    password: &str,
+) -> Result<Zeroizing<String>, TlsError> {
+    let info = private_key_info(pkcs8_der)?;
+    let mut salt = [0; 16];
+    let mut iv = [0; 16];
+    let random = ring::rand::SystemRandom::new();
+    random
+        .fill(&mut salt)
+        .and_then(|()| random.fill(&mut iv))
+        .map_err(|_| TlsError::KeyEncoding {
+            detail: "no random bytes from the system".into(),
+        })?;
+    let parameters = pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv)
+        .map_err(encoding)?;
+    let document = info
+        .encrypt_with_params(parameters, password)
+        .map_err(encoding)?;
+    document
+        .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
+        .map_err(encoding)
+}
+
+fn private_key_info(der: &[u8]) -> Result<pkcs8::PrivateKeyInfo<'_>, TlsError> {
+    pkcs8::PrivateKeyInfo::try_from(der).map_err(encoding)
+}
+
+fn encoding(error: impl std::fmt::Display) -> TlsError {
+    TlsError::KeyEncoding {
+        detail: error.to_string(),
+    }
+}
+
+/// Loads a certificate chain (leaf first) with its key, and checks that they belong together.
+pub(crate) fn load_identity(
+    cert: &Path,
+    key: &Path,
+    password: Option<&str>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = load_certificates(cert, FileKind::Certificate)?;
+    parse_all(cert, &chain)?;
+    let key_der = load_private_key(key, password)?;
+    let signing = provider()
+        .key_provider
+        .load_private_key(key_der)
+        .map_err(|e| TlsError::UnsupportedKey {
+            path: key.to_owned(),
+            detail: explain_key(&e),
+        })?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        // Unknown is for keys that cannot tell their public part; ring's all can.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+            Ok(Arc::new(certified))
+        }
+        Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::KeyMismatch {
+            key: key.to_owned(),
+            cert: cert.to_owned(),
+        }),
+        Err(source) => Err(TlsError::UnusableCertificate {
+            path: cert.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn explain_key(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::General(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn parse_all(
+    path: &Path,
+    chain: &[CertificateDer<'static>],
+) -> Result<Vec<CertificateInfo>, TlsError> {
+    let parse = |(i, der): (usize, &CertificateDer<'_>)| {
+        CertificateInfo::from_der(der).map_err(|source| TlsError::BadCertificate {
+            kind: FileKind::Certificate,
+            path: path.to_owned(),
+            number: i + 1,
+            source,
+        })
+    };
+    chain.iter().enumerate().map(parse).collect()
+}
+
+/// What should be changed about a certificate and key that do work. Files that cannot be read give
+/// no warning: loading them reports that.
+pub(crate) fn identity_warnings(cert: &Path, key: &Path) -> Vec<TlsWarning> {
+    let mut warnings = Vec::new();
+    if let Ok(metadata) = std::fs::metadata(key) {
+        let mode = metadata.mode() & 0o7777;
+        if mode & 0o007 != 0 {
+            warnings.push(TlsWarning::KeyOpenToAll {
+                path: key.to_owned(),
+                mode,
+            });
+        }
+    }
+    let leaf = load_certificates(cert, FileKind::Certificate)
+        .ok()
+        .and_then(|chain| {
+            chain
+                .first()
+                .and_then(|der| CertificateInfo::from_der(der).ok())
+        });
+    if let Some(leaf) = leaf {
+        let now = std::time::SystemTime::now();
+        if now > leaf.not_after {
+            warnings.push(TlsWarning::Expired {
+                path: cert.to_owned(),
+                not_after: crate::certificate::utc(leaf.not_after),
+            });
+        } else if now < leaf.not_before {
+            warnings.push(TlsWarning::NotValidYet {
+                path: cert.to_owned(),
+                not_before: crate::certificate::utc(leaf.not_before),
+            });
+        }
+    }
+    warnings
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS settings of a server that requires client certificates
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::sign::SingleCertAndKey;
+use zeroize::Zeroizing;
+
+use crate::client::Identity;
+use crate::key::{identity_warnings, load_identity};
+use crate::trust::TrustSet;
+use crate::verify::ClientVerifier;
+use crate::{TlsError, TlsWarning, provider};
+
+/// TLS settings of a server: TLS 1.2 and 1.3, session tickets on, and every client must show a
+/// certificate for client authentication that chains to one of `client_cas`.
+///
+/// Build again to take in renewed files: the tickets given out before are not accepted then, so
+/// a client whose authority was taken away cannot resume.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// Our certificate and key.
+    pub identity: Identity,
+    /// PEM files with the authorities of the clients' certificates; several in a file are fine.
+    pub client_cas: Vec<PathBuf>,
+}
+
+impl ServerTls {
+    /// Settings from the single values.
+    pub fn new(
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        password: Option<Zeroizing<String>>,
+        client_cas: Vec<PathBuf>,
+    ) -> Self {
+        let identity = Identity {
+            cert: cert.into(),
+            key: key.into(),
+            password,
+        };
+        Self {
+            identity,
+            client_cas,
+        }
+    }
+
+    /// Reads the files and checks them.
+    ///
+    /// # Errors
+    /// A file cannot be used; the text names it and what to do.
+    pub fn build(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let provider = provider();
+        let trust = TrustSet::from_files(&self.client_cas)?;
+        let verifier = ClientVerifier::new(trust, provider.clone())?;
+        let id = &self.identity;
+        let password = id.password.as_ref().map(|p| p.as_str());
+        let certified = load_identity(&id.cert, &id.key, password)?;
+        let settings = |source| TlsError::Settings { source };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(settings)?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(settings)?;
+        Ok(Arc::new(config))
+    }
+
+    /// What should be changed although it works: the caller logs these once, at start.
+    pub fn warnings(&self) -> Vec<TlsWarning> {
+        identity_warnings(&self.identity.cert, &self.identity.key)
+    }
+}
