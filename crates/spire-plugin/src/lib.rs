@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a SPIRE plugin needs beside its own subject, and what a host needs to load one.
+//!
+//! - [`hcl`] reads the plugin's configuration text, [`options`] reads options out of it and collects every problem.
+//! - [`config`] holds the configuration as a snapshot, [`service`] serves SPIRE's `Init` and `Config` services over it.
+//! - [`spiffe`] has trust domains and SPIFFE IDs.
+//! - [`host`] loads a plugin as SPIRE does and relays an attestation between an agent's and a server's plugin.
+//!
+//! A plugin implements [`PluginConfig`] for its configuration and one of the node attestor services of `spire-proto`,
+//! and serves [`service::agent_routes`] or [`service::server_routes`].
+
+pub mod config;
+pub mod hcl;
+pub mod host;
+pub mod options;
+pub mod service;
+pub mod spiffe;
+
+pub use config::{ConfigStore, CoreConfig, PluginConfig};
+pub use options::{Options, Problems};
+pub use spiffe::{SpiffeId, TrustDomain};
