@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The lab: real programs on loopback for tests, the demo and the benchmarks.
+//!
+//! | Module | Starts |
+//! | --- | --- |
+//! | [`swtpm`] | a software TPM with an EK certificate from a CA of its own |
+//! | [`keylime`] | the real Keylime verifier, registrar and tenant; a Keylime agent, ours or the stock one |
+//! | [`spire`] | the real SPIRE server and agent with a `keylime` node attestor pair |
+//! | [`ca`] | nothing: certificates for tests, made in memory |
+//! | [`require`] | nothing: says whether a program is there, and records what had to be skipped |
+//! | [`bin`] | nothing: finds the binaries of this workspace |
+//!
+//! Each part has its own folder and its own ports, so tests run side by side. Each part is killed with everything it
+//! started when its value is dropped; a watchdog does the same when the process that holds it is killed
+//! ([`process`]). Nothing here is linked into a shipped program.
+//!
+//! All calls block. From async code use `spawn_blocking`.
+
+pub mod bin;
+pub mod ca;
+pub mod keylime;
+pub mod ports;
+pub mod process;
+pub mod require;
+pub mod scratch;
+pub mod spire;
+pub mod swtpm;
+pub mod wait;
+
+pub use ca::TestCa;
+pub use keylime::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers};
+pub use spire::{PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions};
+pub use swtpm::{Swtpm, SwtpmOptions};

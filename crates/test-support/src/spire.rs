@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real SPIRE server and agent.
+
+mod agent;
+mod binaries;
+mod config;
+mod log;
+mod server;
+
+pub use agent::{SpireAgent, SpireAgentOptions, Svid};
+pub use binaries::{SpireBinaries, VERSION};
+pub use config::PluginSpec;
+pub use log::LogLine;
+pub use server::{SpireServer, SpireServerOptions};
