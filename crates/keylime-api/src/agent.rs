@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Client of a Keylime agent, and the answers it gives
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tls::rustls::ClientConfig;
+use tpm_wire::hash::HashAlgorithm;
+use tpm_wire::nonce::Nonce;
+
+use crate::client::{ClientError, HttpSettings};
+use crate::host_port::HostPort;
+use crate::http::{self, Http, Negotiator, Target};
+use crate::id::AgentId;
+use crate::members::{BodyError, Members, clean};
+use crate::version::{ApiVersion, SUPPORTED};
+
+/// The way to a Keylime agent.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Transport {
+    /// HTTPS; the agent asks for a client certificate.
+    Tls(HostPort, Arc<ClientConfig>),
+    /// Plain HTTP, for an agent with mTLS off.
+    PlainHttp(HostPort),
+    /// HTTP over a Unix socket of this host.
+    UnixSocket(PathBuf),
+}
+
+/// Results of `GET /version` of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgentVersions {
+    /// The newest enabled version; all that old servers read.
+    pub supported_version: ApiVersion,
+    /// All enabled versions, ascending.
+    pub supported_versions: Vec<ApiVersion>,
+}
+
+/// Results of `GET /v2.N/agent/info`, from API 2.2 on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AgentInfo {
+    /// The id the agent is registered under.
+    pub agent_uuid: AgentId,
+    /// Bank of its quotes and hash of its AK's scheme.
+    pub tpm_hash_alg: HashAlgorithm,
+    /// Key type of EK and AK, by the names of the API version.
+    pub tpm_enc_alg: Option<String>,
+    /// Signature scheme of the AK.
+    pub tpm_sign_alg: Option<String>,
+}
+
+/// Results of `GET /v2.N/quotes/identity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IdentityQuote {
+    /// `r<attest>:<signature>:<PCR blob>`, each in base64. Not looked into here.
+    pub quote: String,
+    /// Bank of the quote.
+    pub hash_alg: Option<HashAlgorithm>,
+    /// Key type of the AK.
+    pub enc_alg: Option<String>,
+    /// Signature scheme of the AK.
+    pub sign_alg: Option<String>,
+    /// PEM text of the node key.
+    pub pubkey: Option<String>,
+}
+
+/// Client of one Keylime agent; share it, it keeps its connections.
+#[derive(Debug)]
+pub struct AgentClient {
+    http: Http,
+    versions: Negotiator,
+}
+
+impl AgentClient {
+    /// A client for the agent reached by `transport`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`] only.
+    pub fn new(transport: &Transport, settings: HttpSettings) -> Result<Self, ClientError> {
+        let transport = match transport {
+            Transport::Tls(at, config) => http::Transport::Tls(at, config.clone()),
+            Transport::PlainHttp(at) => http::Transport::Plain(at),
+            Transport::UnixSocket(path) => http::Transport::Unix(path),
+        };
+        // `agent/info` came with 2.2.
+        let enabled = SUPPORTED.iter().copied().filter(|v| *v >= ApiVersion::new(2, 2)).collect();
+        Ok(Self { http: Http::new("the Keylime agent", transport, settings)?, versions: Negotiator::new(enabled) })
+    }
+
+    /// The API version that both sides speak, asked for once.
+    ///
+    /// # Errors
+    /// The agent cannot be reached or has no version in common; later calls try again.
+    pub async fn version(&self) -> Result<ApiVersion, ClientError> {
+        self.versions.version(&self.http).await
+    }
+
+    /// `GET /v2.N/agent/info`: who the agent is.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn info(&self) -> Result<AgentInfo, ClientError> {
+        let path = |version: ApiVersion| Target::from(format!("/v{version}/agent/info"));
+        let answer = self.versions.get(&self.http, path).await?;
+        self.http.decode(|| "GET /agent/info".to_owned(), &answer, read_info)
+    }
+
+    /// `GET /v2.N/quotes/identity`: a fresh quote over `nonce`, of PCR 16 only.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a TPM failure at the agent is a status 500.
+    pub async fn identity_quote(&self, nonce: &Nonce) -> Result<IdentityQuote, ClientError> {
+        let target = |version: ApiVersion| Target {
+            path: format!("/v{version}/quotes/identity"),
+            query: Some(format!("nonce={}", nonce.as_str())),
+        };
+        let answer = self.versions.get(&self.http, target).await?;
+        self.http.decode(|| "GET /quotes/identity".to_owned(), &answer, read_quote)
+    }
+}
+
+fn read_info(m: &Members) -> Result<AgentInfo, BodyError> {
+    Ok(AgentInfo {
+        agent_uuid: m.required("agent_uuid")?,
+        tpm_hash_alg: m.required("tpm_hash_alg")?,
+        tpm_enc_alg: m.text("tpm_enc_alg")?.map(|text| clean(text, 32)),
+        tpm_sign_alg: m.text("tpm_sign_alg")?.map(|text| clean(text, 32)),
+    })
+}
+
+fn read_quote(m: &Members) -> Result<IdentityQuote, BodyError> {
+    Ok(IdentityQuote {
+        quote: m.required_text("quote")?.to_owned(),
+        hash_alg: m.parsed("hash_alg")?,
+        enc_alg: m.text("enc_alg")?.map(|text| clean(text, 32)),
+        sign_alg: m.text("sign_alg")?.map(|text| clean(text, 32)),
+        pubkey: m.text("pubkey")?.map(str::to_owned),
+    })
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What all clients share: limits and errors
+
+use std::time::Duration;
+
+use crate::members::BodyError;
+
+/// Limits of every call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Longest time for name lookup, TCP connect and TLS handshake together.
+    pub connect_timeout: Duration,
+    /// Longest time for a whole call, connecting and the body included.
+    pub total_timeout: Duration,
+    /// Largest body accepted, in bytes.
+    pub max_body: usize,
+}
+
+impl Default for HttpSettings {
+    /// 2 s to connect, 5 s in all, 1 MiB.
+    fn default() -> Self {
+        Self { connect_timeout: Duration::from_secs(2), total_timeout: Duration::from_secs(5), max_body: 1 << 20 }
+    }
+}
+
+/// Why a call to a Keylime service failed. `peer` names the service and its address, `call` the
+/// method and path without the query.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No connection: refused, unreachable, or no such host.
+    #[error("cannot connect to {peer}: {detail}")]
+    Connect {
+        /// The service.
+        peer: String,
+        /// The system's reason.
+        detail: String,
+        /// The HTTP library's error.
+        source: reqwest::Error,
+    },
+    /// No connection in time.
+    #[error("cannot connect to {peer} within {} s", limit.as_secs_f64())]
+    ConnectTimeout {
+        /// The service.
+        peer: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// No complete answer in time.
+    #[error("{peer} did not answer {call} within {} s", limit.as_secs_f64())]
+    Timeout {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
+    /// TLS failed, on either side's account.
+    #[error("no TLS connection to {peer}: {explanation}")]
+    Tls {
+        /// The service.
+        peer: String,
+        /// What is wrong and on which side.
+        explanation: String,
+        /// The HTTP library's error.
+        source: reqwest::Error,
+    },
+    /// The connection ended in mid-answer, or what came is not HTTP.
+    #[error("the connection to {peer} broke during {call}: {detail}")]
+    Interrupted {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// The system's reason.
+        detail: String,
+        /// The HTTP library's error.
+        source: reqwest::Error,
+    },
+    /// 404: the service does not know what was asked for.
+    #[error("{peer} does not know what {call} asks for: {text}")]
+    NotFound {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// Status text of the answer, cleaned and bounded.
+        text: String,
+    },
+    /// 403: the service refuses. After a registration this is final, see
+    /// [`crate::registration::RegistrationClient::register`].
+    #[error("{peer} forbids {call}: {text}")]
+    Forbidden {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// Status text of the answer, cleaned and bounded.
+        text: String,
+    },
+    /// Any other status than 200.
+    #[error("{peer} answered {call} with {code}: {text}")]
+    Status {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// HTTP status.
+        code: u16,
+        /// Status text of the answer, cleaned and bounded.
+        text: String,
+        /// How long the service asks to wait before the next try.
+        retry_after: Option<Duration>,
+    },
+    /// A redirect, which is never followed.
+    #[error("{peer} answered {call} with a redirect ({code}), which is not followed: check host and port")]
+    Redirect {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// HTTP status.
+        code: u16,
+    },
+    /// The body is larger than the limit.
+    #[error("{peer} answered {call} with more than {limit} bytes")]
+    TooLarge {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The body is not what the API describes.
+    #[error("{peer} answered {call} with an unusable body: {source}")]
+    Body {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// What is wrong with it.
+        source: BodyError,
+    },
+    /// No `Date` header where times are measured against it.
+    #[error("{peer} answered {call} without a usable Date header, so the age of its record cannot be told")]
+    NoDate {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+    },
+    /// No API version in common.
+    #[error("no API version in common with {peer}: it speaks {theirs}, this side {ours}")]
+    NoCommonVersion {
+        /// The service.
+        peer: String,
+        /// Versions it offers.
+        theirs: String,
+        /// Versions enabled here.
+        ours: String,
+    },
+    /// A verifier in the push model, which has no version list.
+    #[error("{peer} runs Keylime's push model (410 to GET /version), and the pull model is needed")]
+    PushModel {
+        /// The service.
+        peer: String,
+    },
+    /// Our own settings cannot be used.
+    #[error("the HTTP client cannot be set up")]
+    Setup {
+        /// The HTTP library's error.
+        source: reqwest::Error,
+    },
+}
+
+impl ClientError {
+    /// Worth trying again later without a change on either side: no connection, time-outs, and the
+    /// statuses 408, 429 and 5xx. TLS failures are not: files or clocks have to be put right.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Timeout { .. } | Self::Interrupted { .. } => {
+                true
+            }
+            Self::Status { code, .. } => matches!(code, 408 | 429 | 500..=599),
+            _ => false,
+        }
+    }
+
+    /// How long the service asks to wait before the next try, if it says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The answer says that the version in the path is unknown. The agent and older servers say so
+    /// in a 400; newer servers have no such route and answer a bare `Not Found`.
+    pub(crate) fn is_about_version(&self) -> bool {
+        match self {
+            Self::Status { code: 400, text, .. } => text.to_ascii_lowercase().contains("api version not supported"),
+            Self::NotFound { text, .. } => text == "Not Found",
+            _ => false,
+        }
+    }
+}

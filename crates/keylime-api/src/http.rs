@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One call: request, bounded answer, errors told apart; and the API version of a peer
+
+use std::error::Error as StdError;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode, redirect};
+use tls::rustls::ClientConfig;
+
+use crate::client::{ClientError, HttpSettings};
+use crate::host_port::HostPort;
+use crate::members::{BodyError, Members, clean};
+use crate::version::{ApiVersion, list, negotiate};
+
+/// Longest status text kept for messages, in characters.
+const MAX_TEXT: usize = 300;
+
+/// Idle connections are kept this long. SPIRE agents re-attest about every half hour.
+const POOL_IDLE: Duration = Duration::from_secs(40 * 60);
+
+/// How a peer is reached.
+pub(crate) enum Transport<'a> {
+    Tls(&'a HostPort, Arc<ClientConfig>),
+    Plain(&'a HostPort),
+    Unix(&'a Path),
+}
+
+/// A connection pool to one peer.
+#[derive(Debug)]
+pub(crate) struct Http {
+    client: Client,
+    base: String,
+    peer: String,
+    settings: HttpSettings,
+}
+
+/// A 200 answer.
+pub(crate) struct Answer {
+    pub(crate) date: Option<SystemTime>,
+    content_type: String,
+    body: Vec<u8>,
+}
+
+/// The path of a request, with and without what must not be logged.
+pub(crate) struct Target {
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+}
+
+impl From<String> for Target {
+    fn from(path: String) -> Self {
+        Self { path, query: None }
+    }
+}
+
+impl Http {
+    /// `role` names the peer in messages, such as `the Keylime verifier`.
+    pub(crate) fn new(role: &str, transport: Transport<'_>, settings: HttpSettings) -> Result<Self, ClientError> {
+        let builder = Client::builder()
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .tcp_nodelay(true)
+            .pool_idle_timeout(POOL_IDLE)
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.total_timeout);
+        // The library builds TLS settings of its own unless it is given some, plain HTTP or not.
+        let (builder, tls, base, peer) = match transport {
+            Transport::Tls(at, config) => {
+                let base = format!("https://{at}");
+                (builder.https_only(true), config, base.clone(), format!("{role} at {base}"))
+            }
+            Transport::Plain(at) => {
+                let base = format!("http://{at}");
+                (builder, tls::trust_nobody(), base.clone(), format!("{role} at {base}"))
+            }
+            Transport::Unix(path) => (
+                builder.unix_socket(path),
+                tls::trust_nobody(),
+                "http://localhost".to_owned(),
+                format!("{role} at the Unix socket {}", path.display()),
+            ),
+        };
+        let client = builder
+            .tls_backend_preconfigured(ClientConfig::clone(&tls))
+            .build()
+            .map_err(|source| ClientError::Setup { source })?;
+        Ok(Self { client, base, peer, settings })
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// GET. Tried once more at once if the connection breaks: a connection kept for long may have
+    /// been closed by the peer just now, and asking twice does no harm.
+    pub(crate) async fn get(&self, target: &Target) -> Result<Answer, ClientError> {
+        match self.send(Method::GET, target, None).await {
+            Err(ClientError::Interrupted { .. }) => self.send(Method::GET, target, None).await,
+            result => result,
+        }
+    }
+
+    /// A request with a JSON body.
+    pub(crate) async fn send_json(
+        &self,
+        method: Method,
+        target: &Target,
+        json: Vec<u8>,
+    ) -> Result<Answer, ClientError> {
+        self.send(method, target, Some(json)).await
+    }
+
+    async fn send(&self, method: Method, target: &Target, json: Option<Vec<u8>>) -> Result<Answer, ClientError> {
+        let call = format!("{method} {}", target.path);
+        let query = target.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
+        let url = format!("{}{}{query}", self.base, target.path);
+        let mut request = self.client.request(method, url);
+        if let Some(json) = json {
+            request = request.header(CONTENT_TYPE, "application/json").body(json);
+        }
+        let response = request.send().await.map_err(|e| self.failed(&call, e))?;
+        let status = response.status();
+        if status.is_redirection() {
+            let code = status.as_u16();
+            return Err(ClientError::Redirect { peer: self.peer.clone(), call, code });
+        }
+        let headers = response.headers().clone();
+        let content_type = header(&headers, CONTENT_TYPE.as_str()).unwrap_or("none");
+        let content_type = clean(content_type, 60);
+        if status != StatusCode::OK {
+            // The status decides; a body that cannot be had only leaves the message without text.
+            let text = self.body(&call, response).await.ok().and_then(|b| status_text(&b));
+            return Err(self.refused(call, status, text, &headers));
+        }
+        let date = header(&headers, DATE.as_str()).and_then(|d| httpdate::parse_http_date(d).ok());
+        let body = self.body(&call, response).await?;
+        Ok(Answer { date, content_type, body })
+    }
+
+    async fn body(&self, call: &str, mut response: Response) -> Result<Vec<u8>, ClientError> {
+        let limit = self.settings.max_body;
+        let too_large = || ClientError::TooLarge { peer: self.peer.clone(), call: call.to_owned(), limit };
+        let announced = header(response.headers(), CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<usize>().ok());
+        if announced.is_some_and(|n| n > limit) {
+            return Err(too_large());
+        }
+        let mut body = Vec::with_capacity(announced.unwrap_or(0));
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.failed(call, e))? {
+            if body.len() + chunk.len() > limit {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn refused(&self, call: String, status: StatusCode, text: Option<String>, headers: &HeaderMap) -> ClientError {
+        let peer = self.peer.clone();
+        let text = text.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
+        match status {
+            StatusCode::NOT_FOUND => ClientError::NotFound { peer, call, text },
+            StatusCode::FORBIDDEN => ClientError::Forbidden { peer, call, text },
+            _ => {
+                let retry_after = header(headers, RETRY_AFTER.as_str()).and_then(retry_after);
+                ClientError::Status { peer, call, code: status.as_u16(), text, retry_after }
+            }
+        }
+    }
+
+    /// Tells the ways apart in which no answer comes.
+    fn failed(&self, call: &str, error: reqwest::Error) -> ClientError {
+        // The URL may hold a nonce.
+        let source = error.without_url();
+        let (peer, call) = (self.peer.clone(), call.to_owned());
+        if let Some(explanation) = tls::explain_source(&source) {
+            ClientError::Tls { peer, explanation, source }
+        } else if source.is_timeout() && source.is_connect() {
+            ClientError::ConnectTimeout { peer, limit: self.settings.connect_timeout }
+        } else if source.is_timeout() {
+            ClientError::Timeout { peer, call, limit: self.settings.total_timeout }
+        } else if source.is_connect() {
+            ClientError::Connect { peer, detail: innermost(&source), source }
+        } else {
+            ClientError::Interrupted { peer, call, detail: innermost(&source), source }
+        }
+    }
+
+    /// The members of an answer's `results`, read by `read`; a failure names peer and call.
+    pub(crate) fn decode<T>(
+        &self,
+        call: impl FnOnce() -> String,
+        answer: &Answer,
+        read: impl FnOnce(&Members) -> Result<T, BodyError>,
+    ) -> Result<T, ClientError> {
+        Members::from_body(&answer.body, &answer.content_type)
+            .and_then(|members| read(&members))
+            .map_err(|source| ClientError::Body { peer: self.peer.clone(), call: call(), source })
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// RFC 9110 10.2.3: seconds, or a date.
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()
+}
+
+/// The message of an error answer: `status` of the 2.x envelope, or the first `title` and `detail`
+/// of the 3.x form, which access checks use for every version.
+fn status_text(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let text = |v: &serde_json::Value, name: &str| v.get(name)?.as_str().map(str::to_owned);
+    let text = text(&value, "status").or_else(|| {
+        let first = value.get("errors")?.get(0)?;
+        let parts: Vec<_> = ["title", "detail"].iter().filter_map(|n| text(first, n)).collect();
+        (!parts.is_empty()).then(|| parts.join(": "))
+    })?;
+    let text = clean(&text, MAX_TEXT);
+    (!text.is_empty()).then_some(text)
+}
+
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}
+
+/// The API version of a peer, asked for once and kept for the client's life.
+#[derive(Debug)]
+pub(crate) struct Negotiator {
+    enabled: Vec<ApiVersion>,
+    /// Major and minor in one number; 0 is none yet.
+    known: AtomicU16,
+    /// Held while asking, so that many first calls ask once.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Negotiator {
+    pub(crate) fn new(enabled: Vec<ApiVersion>) -> Self {
+        Self { enabled, known: AtomicU16::new(0), asking: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(crate) fn enabled(&self) -> &[ApiVersion] {
+        &self.enabled
+    }
+
+    pub(crate) fn known(&self) -> Option<ApiVersion> {
+        let [major, minor] = self.known.load(Ordering::Relaxed).to_be_bytes();
+        (major != 0).then_some(ApiVersion::new(major, minor))
+    }
+
+    pub(crate) fn remember(&self, version: ApiVersion) {
+        let number = u16::from_be_bytes([version.major, version.minor]);
+        self.known.store(number, Ordering::Relaxed);
+    }
+
+    /// The version to use, asked for if it is not known.
+    pub(crate) async fn version(&self, http: &Http) -> Result<ApiVersion, ClientError> {
+        if let Some(version) = self.known() {
+            return Ok(version);
+        }
+        let _asking = self.asking.lock().await;
+        match self.known() {
+            Some(version) => Ok(version),
+            None => self.ask(http).await,
+        }
+    }
+
+    /// Asks anew, unless another call just did so and `refused` is no longer the version in use.
+    async fn renew(&self, http: &Http, refused: ApiVersion) -> Result<ApiVersion, ClientError> {
+        let _asking = self.asking.lock().await;
+        match self.known() {
+            Some(version) if version != refused => Ok(version),
+            _ => self.ask(http).await,
+        }
+    }
+
+    async fn ask(&self, http: &Http) -> Result<ApiVersion, ClientError> {
+        let target = Target::from("/version".to_owned());
+        let answer = http.get(&target).await.map_err(|e| match e {
+            ClientError::Status { peer, code: 410, .. } => ClientError::PushModel { peer },
+            other => other,
+        })?;
+        let offered = http.decode(|| "GET /version".to_owned(), &answer, offered_versions)?;
+        let version = negotiate(&self.enabled, &offered).ok_or_else(|| ClientError::NoCommonVersion {
+            peer: http.peer().to_owned(),
+            theirs: list(&offered),
+            ours: list(&self.enabled),
+        })?;
+        tracing::debug!(peer = http.peer(), %version, "negotiated the Keylime API version");
+        self.remember(version);
+        Ok(version)
+    }
+
+    /// GET of a path that depends on the version. If the peer says that it does not have the
+    /// version (it was up- or downgraded), the version is negotiated once more.
+    pub(crate) async fn get(&self, http: &Http, target: impl Fn(ApiVersion) -> Target) -> Result<Answer, ClientError> {
+        let version = self.version(http).await?;
+        match http.get(&target(version)).await {
+            Err(error) if error.is_about_version() => match self.renew(http, version).await? {
+                same if same == version => Err(error),
+                other => http.get(&target(other)).await,
+            },
+            result => result,
+        }
+    }
+}
+
+/// What `GET /version` lists; entries that are no version are passed over. Old agents give only
+/// the one they prefer.
+fn offered_versions(members: &Members) -> Result<Vec<ApiVersion>, BodyError> {
+    if let Some(texts) = members.texts("supported_versions")? {
+        return Ok(texts.iter().filter_map(|text| text.parse().ok()).collect());
+    }
+    let single = match members.parsed("supported_version")? {
+        Some(version) => Some(version),
+        None => members.parsed("current_version")?,
+    };
+    single.map(|version| vec![version]).ok_or(BodyError::Missing { member: "supported_versions" })
+}
