@@ -34,23 +34,16 @@ pub trait PluginConfig: Sized + Send + Sync + 'static {
 }
 
 /// Builds a configuration out of SPIRE's request, or tells everything that is wrong with it.
-pub(crate) fn build<C: PluginConfig>(
-    core: Option<&CoreConfiguration>,
-    text: &str,
-) -> Result<C, Problems> {
+pub(crate) fn build<C: PluginConfig>(core: Option<&CoreConfiguration>, text: &str) -> Result<C, Problems> {
     let mut problems = Problems::default();
     let core = match core {
         None => Err("the request has no core configuration".to_owned()),
-        Some(core) if core.trust_domain.is_empty() => {
-            Err("the core configuration has no trust domain".to_owned())
-        }
+        Some(core) if core.trust_domain.is_empty() => Err("the core configuration has no trust domain".to_owned()),
         Some(core) => core
             .trust_domain
             .parse()
             .map(|trust_domain| CoreConfig { trust_domain })
-            .map_err(|error| {
-                format!("the trust domain of the core configuration is malformed: {error}")
-            }),
+            .map_err(|error| format!("the trust domain of the core configuration is malformed: {error}")),
     };
     let body = hcl::parse(text).map_err(|error| format!("plugin data: {error}"));
     match (core, body) {
@@ -60,16 +53,11 @@ pub(crate) fn build<C: PluginConfig>(
             problems = options.finish();
             match config {
                 Some(config) if problems.is_empty() => return Ok(config),
-                None if problems.is_empty() => {
-                    problems.push("the configuration was refused without a reason")
-                }
+                None if problems.is_empty() => problems.push("the configuration was refused without a reason"),
                 _ => {}
             }
         }
-        (core, body) => [core.err(), body.err()]
-            .into_iter()
-            .flatten()
-            .for_each(|text| problems.push(text)),
+        (core, body) => [core.err(), body.err()].into_iter().flatten().for_each(|text| problems.push(text)),
     }
     Err(problems)
 }
@@ -88,9 +76,7 @@ impl<C> ConfigStore<C> {
     ///
     /// Before the first successful `Configure`: `FailedPrecondition`, `not configured`.
     pub fn snapshot(&self) -> Result<Arc<C>, Status> {
-        self.0
-            .load_full()
-            .ok_or_else(|| Status::failed_precondition("not configured"))
+        self.0.load_full().ok_or_else(|| Status::failed_precondition("not configured"))
     }
 
     pub(crate) fn replace(&self, config: Arc<C>) {

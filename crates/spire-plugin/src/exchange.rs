@@ -33,10 +33,7 @@ impl<In, Out> Exchange<In, Out> {
     /// # Errors
     /// `Cancelled` when SPIRE has gone.
     pub async fn send(&self, message: Out) -> Result<(), Status> {
-        self.answers
-            .send(Ok(message))
-            .await
-            .map_err(|_| Status::cancelled("the call was cancelled"))
+        self.answers.send(Ok(message)).await.map_err(|_| Status::cancelled("the call was cancelled"))
     }
 }
 
@@ -45,11 +42,7 @@ impl<In, Out> Exchange<In, Out> {
 /// The response starts at once: SPIRE's agent waits for the first message without having sent one.
 /// When SPIRE cancels, as it does at the end of every attestation, `work` is dropped at its next
 /// await. Its log lines carry `span`.
-pub fn serve<In, Out, Work, Outcome>(
-    requests: Streaming<In>,
-    span: Span,
-    work: Work,
-) -> Response<Answers<Out>>
+pub fn serve<In, Out, Work, Outcome>(requests: Streaming<In>, span: Span, work: Work) -> Response<Answers<Out>>
 where
     In: Send + 'static,
     Out: Send + 'static,

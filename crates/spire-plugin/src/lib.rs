@@ -3,6 +3,7 @@
 //!
 //! - [`hcl`] reads the plugin's configuration text, [`options`] reads options out of it and collects every problem.
 //! - [`config`] holds the configuration as a snapshot, [`service`] serves SPIRE's `Init` and `Config` services over it.
+//! - [`exchange`] runs one attestation call as a task of its own.
 //! - [`spiffe`] has trust domains and SPIFFE IDs.
 //! - [`host`] loads a plugin as SPIRE does and relays an attestation between an agent's and a server's plugin.
 //!
@@ -10,12 +11,22 @@
 //! and serves [`service::agent_routes`] or [`service::server_routes`].
 
 pub mod config;
+pub mod exchange;
 pub mod hcl;
 pub mod host;
 pub mod options;
 pub mod service;
 pub mod spiffe;
+#[cfg(test)]
+mod test_support;
+mod text;
 
 pub use config::{ConfigStore, CoreConfig, PluginConfig};
 pub use options::{Options, Problems};
 pub use spiffe::{SpiffeId, TrustDomain};
+
+/// What SPIRE and its node attestor plugins agree on beforehand. Agent and server plugins share it.
+#[must_use]
+pub fn handshake() -> go_plugin::Handshake {
+    go_plugin::Handshake::new("NodeAttestor", "NodeAttestor", 1)
+}

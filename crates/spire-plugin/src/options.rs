@@ -9,13 +9,13 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use crate::hcl::{Body, Item, Value};
+use crate::{
+    hcl::{Body, Item, Value},
+    text::shorten,
+};
 
 /// Most problems reported; the rest is counted.
 const MAX_PROBLEMS: usize = 20;
-
-/// Longest piece of a found value or key in a problem, in characters.
-const MAX_FOUND: usize = 64;
 
 /// What is wrong with a configuration: one text for each problem, fit for one line of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,17 +71,12 @@ impl Options {
     /// Takes the items of `body`.
     pub fn new(body: Body) -> Self {
         let items = body.items.into_iter().map(|item| (item, false)).collect();
-        Self {
-            items,
-            known: Vec::new(),
-            problems: Problems::default(),
-        }
+        Self { items, known: Vec::new(), problems: Problems::default() }
     }
 
     /// A text option. Not given, empty and null all mean `default`.
     pub fn string(&mut self, key: &'static str, default: &str) -> String {
-        self.optional_string(key)
-            .unwrap_or_else(|| default.to_owned())
+        self.optional_string(key).unwrap_or_else(|| default.to_owned())
     }
 
     /// A text option without default. Empty and null count as not given.
@@ -109,33 +104,30 @@ impl Options {
 
     /// A port, with or without quotes.
     pub fn port(&mut self, key: &'static str, default: u16) -> u16 {
+        self.optional_port(key).unwrap_or(default)
+    }
+
+    /// As [`port`](Self::port), without default.
+    pub fn optional_port(&mut self, key: &'static str) -> Option<u16> {
         let read = |text: &str| text.parse().ok().filter(|port| *port != 0);
         self.parsed(key, "a port from 1 to 65535", read)
-            .unwrap_or(default)
     }
 
     /// A span of time as Go writes it: numbers with the units `h`, `m`, `s` and `ms`, for example `1m30s` or `500ms`.
-    pub fn duration(
-        &mut self,
-        key: &'static str,
-        default: Duration,
-        range: RangeInclusive<Duration>,
-    ) -> Duration {
-        let allowed = format!(
-            "a time from {} to {}, for example `1m30s`",
-            Go(*range.start()),
-            Go(*range.end())
-        );
+    pub fn duration(&mut self, key: &'static str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        self.optional_duration(key, range).unwrap_or(default)
+    }
+
+    /// As [`duration`](Self::duration), without default.
+    pub fn optional_duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let allowed = format!("a time from {} to {}, for example `1m30s`", Go(*range.start()), Go(*range.end()));
         let read = |text: &str| parse_duration(text).filter(|time| range.contains(time));
-        self.parsed(key, &allowed, read).unwrap_or(default)
+        self.parsed(key, &allowed, read)
     }
 
     /// Notes that `found`, the value of `key`, is not what is `allowed`.
     pub fn refuse(&mut self, key: &str, found: &str, allowed: &str) {
-        self.problems.push(format!(
-            "`{key}`: found `{}`, allowed is {allowed}",
-            shorten(found)
-        ));
+        self.problems.push(format!("`{key}`: found `{}`, allowed is {allowed}", shorten(found)));
     }
 
     /// Notes a problem that is not about one value alone. The text should name the options it is about.
@@ -150,21 +142,12 @@ impl Options {
 
     /// All problems, keys that no call asked for included.
     pub fn finish(mut self) -> Problems {
-        let unknown = self
-            .items
-            .iter()
-            .filter(|(_, used)| !used)
-            .map(|(item, _)| &item.key);
+        let unknown = self.items.iter().filter(|(_, used)| !used).map(|(item, _)| &item.key);
         for key in unknown {
             let key = shorten(key);
             match closest(&key, &self.known) {
-                Some(known) => self
-                    .problems
-                    .push(format!("`{key}`: unknown option, did you mean `{known}`?")),
-                None => self.problems.push(format!(
-                    "`{key}`: unknown option, known are `{}`",
-                    self.known.join("`, `")
-                )),
+                Some(known) => self.problems.push(format!("`{key}`: unknown option, did you mean `{known}`?")),
+                None => self.problems.push(format!("`{key}`: unknown option, known are `{}`", self.known.join("`, `"))),
             }
         }
         self.problems
@@ -175,10 +158,7 @@ impl Options {
         if !self.known.contains(&key) {
             self.known.push(key);
         }
-        let mut matching = self
-            .items
-            .iter_mut()
-            .filter(|(item, _)| item.key.eq_ignore_ascii_case(key));
+        let mut matching = self.items.iter_mut().filter(|(item, _)| item.key.eq_ignore_ascii_case(key));
         let (first, used) = matching.next()?;
         *used = true;
         let value = first.value.clone();
@@ -189,20 +169,13 @@ impl Options {
             again = again.or(Some(item.at));
         }
         if let Some(again) = again {
-            self.problems.push(format!(
-                "`{key}`: given at {first} and again at {again}, allowed is once"
-            ));
+            self.problems.push(format!("`{key}`: given at {first} and again at {again}, allowed is once"));
         }
         (value != Value::Null).then_some(value)
     }
 
     /// An option that `read` makes of its text; an empty text counts as not given.
-    fn parsed<T>(
-        &mut self,
-        key: &'static str,
-        allowed: &str,
-        read: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
+    fn parsed<T>(&mut self, key: &'static str, allowed: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         match self.take(key)? {
             Value::Text(text) if text.is_empty() => None,
             Value::Text(text) | Value::Number(text) => {
@@ -230,8 +203,7 @@ impl Options {
             Value::List(_) => "a list",
             Value::Object(_) => "a block",
         };
-        self.problems
-            .push(format!("`{key}`: found {found}, allowed is {allowed}"));
+        self.problems.push(format!("`{key}`: found {found}, allowed is {allowed}"));
     }
 }
 
@@ -246,19 +218,6 @@ fn closest(key: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// Start of a key or value, fit for one line of a log.
-fn shorten(text: &str) -> String {
-    let mut short: String = text
-        .chars()
-        .take(MAX_FOUND)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(MAX_FOUND).is_some() {
-        short.push_str("...");
-    }
-    short
-}
-
 /// Reads `1h`, `1m30s`, `1.5s` or `500ms`. Not negative, no bare number.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
@@ -266,9 +225,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at_checked(unit_at)?;
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(unit_end)?;
         let seconds = match unit {
             "h" => 3600.0,

@@ -30,14 +30,9 @@ where
     C: PluginConfig,
     A: agent_nodeattestor::node_attestor_server::NodeAttestor,
 {
-    Routes::new(init::init_server::InitServer::new(InitService::new([
-        AGENT_NODE_ATTESTOR,
-        CONFIG,
-    ])))
-    .add_service(proto::config_server::ConfigServer::new(ConfigService::new(
-        store,
-    )))
-    .add_service(agent_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor))
+    Routes::new(init::init_server::InitServer::new(InitService::new([AGENT_NODE_ATTESTOR, CONFIG])))
+        .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store)))
+        .add_service(agent_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor))
 }
 
 /// What a server plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`.
@@ -46,14 +41,9 @@ where
     C: PluginConfig,
     A: server_nodeattestor::node_attestor_server::NodeAttestor,
 {
-    Routes::new(init::init_server::InitServer::new(InitService::new([
-        SERVER_NODE_ATTESTOR,
-        CONFIG,
-    ])))
-    .add_service(proto::config_server::ConfigServer::new(ConfigService::new(
-        store,
-    )))
-    .add_service(server_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor))
+    Routes::new(init::init_server::InitServer::new(InitService::new([SERVER_NODE_ATTESTOR, CONFIG])))
+        .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store)))
+        .add_service(server_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor))
 }
 
 /// Tells SPIRE which services the plugin serves. The plugin uses no host service.
@@ -72,14 +62,9 @@ impl InitService {
 #[tonic::async_trait]
 impl init::init_server::Init for InitService {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
-        tracing::debug!(
-            host_services = request.get_ref().host_service_names.join(" "),
-            "plugin initialized"
-        );
+        tracing::debug!(host_services = request.get_ref().host_service_names.join(" "), "plugin initialized");
         let plugin_service_names = self.services.map(str::to_owned).to_vec();
-        Ok(Response::new(InitResponse {
-            plugin_service_names,
-        }))
+        Ok(Response::new(InitResponse { plugin_service_names }))
     }
 
     async fn deinit(&self, _: Request<DeinitRequest>) -> Result<Response<DeinitResponse>, Status> {
@@ -102,20 +87,14 @@ pub struct ConfigService<C> {
 impl<C: PluginConfig> ConfigService<C> {
     /// Puts configurations into `store`.
     pub fn new(store: ConfigStore<C>) -> Self {
-        Self {
-            store,
-            background: Mutex::new(None),
-        }
+        Self { store, background: Mutex::new(None) }
     }
 
     fn apply(&self, config: C) {
         let config = Arc::new(config);
         self.store.replace(Arc::clone(&config));
         let task = tokio::spawn(config.configured()).abort_handle();
-        let mut background = self
-            .background
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = background.replace(task) {
             old.abort();
         }
@@ -124,35 +103,20 @@ impl<C: PluginConfig> ConfigService<C> {
 
 #[tonic::async_trait]
 impl<C: PluginConfig> proto::config_server::Config for ConfigService<C> {
-    async fn configure(
-        &self,
-        request: Request<ConfigureRequest>,
-    ) -> Result<Response<ConfigureResponse>, Status> {
+    async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<ConfigureResponse>, Status> {
         let request = request.into_inner();
-        let config = config::build(
-            request.core_configuration.as_ref(),
-            &request.hcl_configuration,
-        )
-        .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
+        let config = config::build(request.core_configuration.as_ref(), &request.hcl_configuration)
+            .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
         self.apply(config);
         tracing::debug!("configuration in force");
         Ok(Response::new(ConfigureResponse {}))
     }
 
-    async fn validate(
-        &self,
-        request: Request<ValidateRequest>,
-    ) -> Result<Response<ValidateResponse>, Status> {
+    async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
         let request = request.into_inner();
-        let result = config::build::<C>(
-            request.core_configuration.as_ref(),
-            &request.hcl_configuration,
-        );
+        let result = config::build::<C>(request.core_configuration.as_ref(), &request.hcl_configuration);
         let notes = result.err().map(Problems::into_texts).unwrap_or_default();
-        Ok(Response::new(ValidateResponse {
-            valid: notes.is_empty(),
-            notes,
-        }))
+        Ok(Response::new(ValidateResponse { valid: notes.is_empty(), notes }))
     }
 }
 

@@ -25,14 +25,10 @@ pub enum SpiffeIdError {
     #[error("trust domain is missing")]
     NoTrustDomain,
     /// Illegal character in the trust domain.
-    #[error(
-        "trust domain characters are limited to lowercase letters, numbers, dots, dashes, and underscores"
-    )]
+    #[error("trust domain characters are limited to lowercase letters, numbers, dots, dashes, and underscores")]
     TrustDomainCharacter,
     /// Illegal character in the path.
-    #[error(
-        "path segment characters are limited to letters, numbers, dots, dashes, and underscores"
-    )]
+    #[error("path segment characters are limited to letters, numbers, dots, dashes, and underscores")]
     PathCharacter,
     /// Two slashes in a row.
     #[error("path cannot contain empty segments")]
@@ -94,10 +90,7 @@ impl SpiffeId {
     /// The ID of the member of `trust_domain` with the given path segments.
     ///
     /// A segment is one or more letters, digits, dots, dashes and underscores, other than `.` and `..`.
-    pub fn from_segments(
-        trust_domain: &TrustDomain,
-        segments: &[&str],
-    ) -> Result<Self, SpiffeIdError> {
+    pub fn from_segments(trust_domain: &TrustDomain, segments: &[&str]) -> Result<Self, SpiffeIdError> {
         let mut path = String::new();
         for segment in segments {
             check_segment(segment)?;
@@ -177,18 +170,11 @@ mod tests {
         for (text, domain, path) in [
             ("spiffe://example.org", "example.org", ""),
             ("spiffe://example.org/foo", "example.org", "/foo"),
-            (
-                "spiffe://a-b_c.1/spire/agent/keylime/D432FBB3-d2f1",
-                "a-b_c.1",
-                "/spire/agent/keylime/D432FBB3-d2f1",
-            ),
+            ("spiffe://a-b_c.1/spire/agent/keylime/D432FBB3-d2f1", "a-b_c.1", "/spire/agent/keylime/D432FBB3-d2f1"),
             ("spiffe://td/.../..a", "td", "/.../..a"),
         ] {
             let id: SpiffeId = text.parse().unwrap();
-            assert_eq!(
-                (id.trust_domain().as_str(), id.path(), id.to_string()),
-                (domain, path, text.to_owned())
-            );
+            assert_eq!((id.trust_domain().as_str(), id.path(), id.to_string()), (domain, path, text.to_owned()));
         }
     }
 
@@ -226,11 +212,7 @@ mod tests {
                 "is too long: 255 bytes of trust domain and 2048 bytes in all are allowed",
             ),
         ] {
-            assert_eq!(
-                text.parse::<SpiffeId>().unwrap_err().to_string(),
-                error,
-                "{text}"
-            );
+            assert_eq!(text.parse::<SpiffeId>().unwrap_err().to_string(), error, "{text}");
         }
     }
 
@@ -238,21 +220,9 @@ mod tests {
     fn segments_are_joined_and_checked() {
         let td: TrustDomain = "example.org".parse().unwrap();
         let id = SpiffeId::from_segments(&td, &["spire", "agent", "keylime", "D432"]).unwrap();
-        assert_eq!(
-            id.to_string(),
-            "spiffe://example.org/spire/agent/keylime/D432"
-        );
-        assert_eq!(
-            SpiffeId::from_segments(&td, &["a", ""]),
-            Err(SpiffeIdError::EmptySegment)
-        );
-        assert_eq!(
-            SpiffeId::from_segments(&td, &[".."]),
-            Err(SpiffeIdError::DotSegment)
-        );
-        assert_eq!(
-            SpiffeId::from_segments(&td, &["a/b"]),
-            Err(SpiffeIdError::PathCharacter)
-        );
+        assert_eq!(id.to_string(), "spiffe://example.org/spire/agent/keylime/D432");
+        assert_eq!(SpiffeId::from_segments(&td, &["a", ""]), Err(SpiffeIdError::EmptySegment));
+        assert_eq!(SpiffeId::from_segments(&td, &[".."]), Err(SpiffeIdError::DotSegment));
+        assert_eq!(SpiffeId::from_segments(&td, &["a/b"]), Err(SpiffeIdError::PathCharacter));
     }
 }

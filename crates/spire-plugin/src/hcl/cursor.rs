@@ -14,10 +14,7 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self {
-            rest: text.chars(),
-            at: Position { line: 1, column: 1 },
-        }
+        Self { rest: text.chars(), at: Position { line: 1, column: 1 } }
     }
 
     /// Place of the next character.

@@ -2,6 +2,7 @@
 //! Why a text is not HCL 1 or JSON.
 
 use super::{MAX_DEPTH, MAX_TEXT, Position};
+use crate::text::shorten;
 
 /// Why a text is not HCL 1 or JSON.
 ///
@@ -33,7 +34,7 @@ pub enum HclError {
         found: &'static str,
     },
     /// A character that starts nothing.
-    #[error("{at}: illegal character `{}`", found.escape_debug())]
+    #[error("{at}: illegal character `{}`", shorten(found.encode_utf8(&mut [0; 4])))]
     Character {
         /// Where it is.
         at: Position,
@@ -57,10 +58,7 @@ pub enum HclError {
         at: Position,
     },
     /// A heredoc without its closing line.
-    #[error(
-        "{at}: expected a line with only `{}` to close the heredoc that starts here",
-        shorten(tag)
-    )]
+    #[error("{at}: expected a line with only `{}` to close the heredoc that starts here", shorten(tag))]
     OpenHeredoc {
         /// Where the heredoc starts.
         at: Position,
@@ -68,9 +66,7 @@ pub enum HclError {
         tag: String,
     },
     /// `<<` without a tag and the end of the line behind it.
-    #[error(
-        "{at}: expected a heredoc to start with `<<` or `<<-`, a tag of letters and digits, and the line's end"
-    )]
+    #[error("{at}: expected a heredoc to start with `<<` or `<<-`, a tag of letters and digits, and the line's end")]
     HeredocStart {
         /// Where the heredoc starts.
         at: Position,
@@ -105,13 +101,4 @@ pub enum HclError {
         /// Where it starts.
         at: Position,
     },
-}
-
-/// Start of a key or tag, fit for one line of a log.
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(64).flat_map(char::escape_debug).collect();
-    if text.chars().nth(64).is_some() {
-        short.push_str("...");
-    }
-    short
 }

@@ -12,10 +12,7 @@ use super::{
 
 /// Reads one JSON object and nothing behind it.
 pub(super) fn parse(text: &str) -> Result<Body, HclError> {
-    let mut parser = Parser {
-        cursor: Cursor::new(text),
-        depth: 0,
-    };
+    let mut parser = Parser { cursor: Cursor::new(text), depth: 0 };
     parser.blanks();
     let at = parser.cursor.at();
     if !parser.cursor.eat("{") {
@@ -36,8 +33,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn blanks(&mut self) {
-        self.cursor
-            .take_while(|c| matches!(c, ' ' | '\t' | '\r' | '\n'));
+        self.cursor.take_while(|c| matches!(c, ' ' | '\t' | '\r' | '\n'));
     }
 
     fn unexpected(&self, expected: &'static str) -> HclError {
@@ -54,25 +50,14 @@ impl Parser<'_> {
             Some('=') => "`=`",
             Some(c) if c.is_alphabetic() => "a word without quotes",
             Some(found) => {
-                return HclError::Character {
-                    at: self.cursor.at(),
-                    found,
-                };
+                return HclError::Character { at: self.cursor.at(), found };
             }
         };
-        HclError::Unexpected {
-            at: self.cursor.at(),
-            expected,
-            found,
-        }
+        HclError::Unexpected { at: self.cursor.at(), expected, found }
     }
 
     /// Runs `inner` one level deeper; the level started at `at`.
-    fn deeper<T>(
-        &mut self,
-        at: Position,
-        inner: impl FnOnce(&mut Self) -> Result<T, HclError>,
-    ) -> Result<T, HclError> {
+    fn deeper<T>(&mut self, at: Position, inner: impl FnOnce(&mut Self) -> Result<T, HclError>) -> Result<T, HclError> {
         if self.depth == MAX_DEPTH {
             return Err(HclError::TooDeep { at });
         }
@@ -105,12 +90,7 @@ impl Parser<'_> {
                 return Err(self.unexpected("`:` after the key"));
             }
             let value = self.value()?;
-            body.items.push(Item {
-                key,
-                labels: Vec::new(),
-                value,
-                at,
-            });
+            body.items.push(Item { key, labels: Vec::new(), value, at });
             self.blanks();
             if self.cursor.eat("}") {
                 return Ok(body);
@@ -146,11 +126,7 @@ impl Parser<'_> {
         match self.cursor.peek() {
             Some('"') => {
                 self.cursor.next();
-                Ok(Value::Text(quoted::string(
-                    &mut self.cursor,
-                    at,
-                    Dialect::Json,
-                )?))
+                Ok(Value::Text(quoted::string(&mut self.cursor, at, Dialect::Json)?))
             }
             Some('{') => {
                 self.cursor.next();

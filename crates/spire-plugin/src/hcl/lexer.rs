@@ -119,11 +119,7 @@ pub(super) fn number(cursor: &mut Cursor<'_>) -> Result<String, HclError> {
         length += 1;
         sign || matches!(c, '_' | '.') || c.is_alphanumeric()
     });
-    if is_number(number) {
-        Ok(number.to_owned())
-    } else {
-        Err(HclError::Number { at })
-    }
+    if is_number(number) { Ok(number.to_owned()) } else { Err(HclError::Number { at }) }
 }
 
 fn is_number(text: &str) -> bool {
@@ -143,9 +139,7 @@ fn is_number(text: &str) -> bool {
         }
     }
     match mantissa.split_once('.') {
-        Some((whole, fraction)) => {
-            decimal(whole) && decimal(fraction) && (whole.len() + fraction.len()) > 0
-        }
+        Some((whole, fraction)) => decimal(whole) && decimal(fraction) && (whole.len() + fraction.len()) > 0,
         None if mantissa.is_empty() || !decimal(mantissa) => false,
         None => exponent.is_some() || !mantissa.starts_with('0') || !mantissa.contains(['8', '9']),
     }

@@ -87,11 +87,7 @@ pub fn parse(text: &str) -> Result<Body, HclError> {
         return Err(HclError::TooLong { size: text.len() });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('{') {
-        json::parse(text)
-    } else {
-        parser::parse(text)
-    }
+    if text.trim_start().starts_with('{') { json::parse(text) } else { parser::parse(text) }
 }
 
 #[cfg(test)]

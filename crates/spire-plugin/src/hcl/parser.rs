@@ -11,11 +11,7 @@ use super::{
 
 /// Reads HCL 1.
 pub(super) fn parse(text: &str) -> Result<Body, HclError> {
-    Parser {
-        cursor: Cursor::new(text),
-        depth: 0,
-    }
-    .items(&Token::End)
+    Parser { cursor: Cursor::new(text), depth: 0 }.items(&Token::End)
 }
 
 struct Parser<'a> {
@@ -39,11 +35,7 @@ impl Parser<'_> {
     }
 
     /// Runs `inner` one level deeper; the level started at `at`.
-    fn deeper<T>(
-        &mut self,
-        at: Position,
-        inner: impl FnOnce(&mut Self) -> Result<T, HclError>,
-    ) -> Result<T, HclError> {
+    fn deeper<T>(&mut self, at: Position, inner: impl FnOnce(&mut Self) -> Result<T, HclError>) -> Result<T, HclError> {
         if self.depth == MAX_DEPTH {
             return Err(HclError::TooDeep { at });
         }
@@ -55,11 +47,7 @@ impl Parser<'_> {
 
     /// Reads items up to and including `end`.
     fn items(&mut self, end: &Token) -> Result<Body, HclError> {
-        let expected = if *end == Token::End {
-            "a key"
-        } else {
-            "a key or `}`"
-        };
+        let expected = if *end == Token::End { "a key" } else { "a key or `}`" };
         let mut body = Body::default();
         let mut assigned = HashMap::new();
         loop {
@@ -68,11 +56,7 @@ impl Parser<'_> {
                 token if token == *end => return Ok(body),
                 Token::Word(key) | Token::Text(key) => key,
                 token => {
-                    return Err(HclError::Unexpected {
-                        at,
-                        expected,
-                        found: token.kind(),
-                    });
+                    return Err(HclError::Unexpected { at, expected, found: token.kind() });
                 }
             };
             let (item, assigns) = self.item(at, key)?;
@@ -82,11 +66,7 @@ impl Parser<'_> {
                 if let Some((first, was_object)) = assigned.insert(item.key.clone(), (at, object))
                     && !(object && was_object)
                 {
-                    return Err(HclError::Duplicate {
-                        at,
-                        first,
-                        key: item.key,
-                    });
+                    return Err(HclError::Duplicate { at, first, key: item.key });
                 }
             }
             body.items.push(item);
@@ -103,39 +83,15 @@ impl Parser<'_> {
                 Token::Word(label) | Token::Text(label) => labels.push(label),
                 Token::Assign if labels.is_empty() => {
                     let value = self.assigned(here)?;
-                    return Ok((
-                        Item {
-                            key,
-                            labels,
-                            value,
-                            at,
-                        },
-                        true,
-                    ));
+                    return Ok((Item { key, labels, value, at }, true));
                 }
                 Token::OpenBrace => {
                     let value = self.deeper(here, |inner| inner.items(&Token::CloseBrace))?;
-                    return Ok((
-                        Item {
-                            key,
-                            labels,
-                            value: Value::Object(value),
-                            at,
-                        },
-                        false,
-                    ));
+                    return Ok((Item { key, labels, value: Value::Object(value), at }, false));
                 }
                 token => {
-                    let expected = if labels.is_empty() {
-                        "`=` or `{` after the key"
-                    } else {
-                        "`{` after the labels"
-                    };
-                    return Err(HclError::Unexpected {
-                        at: here,
-                        expected,
-                        found: token.kind(),
-                    });
+                    let expected = if labels.is_empty() { "`=` or `{` after the key" } else { "`{` after the labels" };
+                    return Err(HclError::Unexpected { at: here, expected, found: token.kind() });
                 }
             }
         }
@@ -150,13 +106,7 @@ impl Parser<'_> {
             Token::End | Token::CloseBrace => true,
             Token::Word(_) => next_line,
             // A value may start on the next line, and so may the next item, with a quoted key.
-            Token::Text(_) => {
-                next_line
-                    && matches!(
-                        lexer::token(&mut ahead)?.1,
-                        Token::Assign | Token::OpenBrace
-                    )
-            }
+            Token::Text(_) => next_line && matches!(lexer::token(&mut ahead)?.1, Token::Assign | Token::OpenBrace),
             _ => false,
         };
         if null {
@@ -167,25 +117,14 @@ impl Parser<'_> {
     }
 
     /// Makes a value of `token`, which has been consumed.
-    fn value(
-        &mut self,
-        at: Position,
-        token: Token,
-        expected: &'static str,
-    ) -> Result<Value, HclError> {
+    fn value(&mut self, at: Position, token: Token, expected: &'static str) -> Result<Value, HclError> {
         match token {
             Token::Text(text) | Token::Heredoc(text) => Ok(Value::Text(text)),
             Token::Number(number) => Ok(Value::Number(number)),
             Token::Bool(flag) => Ok(Value::Bool(flag)),
-            Token::OpenBrace => Ok(Value::Object(
-                self.deeper(at, |inner| inner.items(&Token::CloseBrace))?,
-            )),
+            Token::OpenBrace => Ok(Value::Object(self.deeper(at, |inner| inner.items(&Token::CloseBrace))?)),
             Token::OpenBracket => Ok(Value::List(self.deeper(at, Self::list)?)),
-            token => Err(HclError::Unexpected {
-                at,
-                expected,
-                found: token.kind(),
-            }),
+            token => Err(HclError::Unexpected { at, expected, found: token.kind() }),
         }
     }
 
@@ -203,11 +142,7 @@ impl Parser<'_> {
                 Token::Comma => {}
                 Token::CloseBracket => return Ok(values),
                 token => {
-                    return Err(HclError::Unexpected {
-                        at,
-                        expected: "`,` or `]`",
-                        found: token.kind(),
-                    });
+                    return Err(HclError::Unexpected { at, expected: "`,` or `]`", found: token.kind() });
                 }
             }
         }

@@ -11,11 +11,7 @@ pub(super) enum Dialect {
 }
 
 /// Reads a string whose opening quote, at `start`, has been consumed.
-pub(super) fn string(
-    cursor: &mut Cursor<'_>,
-    start: Position,
-    dialect: Dialect,
-) -> Result<String, HclError> {
+pub(super) fn string(cursor: &mut Cursor<'_>, start: Position, dialect: Dialect) -> Result<String, HclError> {
     // Bytes, since `\xC3\xA9` is two escapes and one character.
     let mut bytes = Vec::new();
     loop {
@@ -39,11 +35,7 @@ pub(super) fn string(
 }
 
 /// Copies the text of `${ ... }` as it is, up to its closing brace. Quotes and line ends are plain text in it.
-fn interpolation(
-    cursor: &mut Cursor<'_>,
-    start: Position,
-    bytes: &mut Vec<u8>,
-) -> Result<(), HclError> {
+fn interpolation(cursor: &mut Cursor<'_>, start: Position, bytes: &mut Vec<u8>) -> Result<(), HclError> {
     let mut open = 1_usize;
     while open > 0 {
         let at = cursor.at();
@@ -60,12 +52,7 @@ fn interpolation(
 }
 
 /// Reads an escape whose backslash, at `at`, has been consumed.
-fn escape(
-    cursor: &mut Cursor<'_>,
-    at: Position,
-    dialect: Dialect,
-    bytes: &mut Vec<u8>,
-) -> Result<(), HclError> {
+fn escape(cursor: &mut Cursor<'_>, at: Position, dialect: Dialect, bytes: &mut Vec<u8>) -> Result<(), HclError> {
     let hcl = dialect == Dialect::Hcl;
     let c = cursor.next().ok_or(HclError::Escape { at })?;
     match c {
@@ -79,16 +66,10 @@ fn escape(
         'a' if hcl => bytes.push(0x07),
         'v' if hcl => bytes.push(0x0b),
         'x' if hcl => bytes.push(byte(digits(cursor, 16, 2, 0), at)?),
-        'U' if hcl => push(
-            bytes,
-            digits(cursor, 16, 8, 0)
-                .and_then(char::from_u32)
-                .ok_or(HclError::EscapeValue { at })?,
-        ),
-        '0'..='7' if hcl => bytes.push(byte(
-            digits(cursor, 8, 2, c.to_digit(8).unwrap_or_default()),
-            at,
-        )?),
+        'U' if hcl => {
+            push(bytes, digits(cursor, 16, 8, 0).and_then(char::from_u32).ok_or(HclError::EscapeValue { at })?)
+        }
+        '0'..='7' if hcl => bytes.push(byte(digits(cursor, 8, 2, c.to_digit(8).unwrap_or_default()), at)?),
         _ => return Err(HclError::Escape { at }),
     }
     Ok(())
@@ -123,9 +104,7 @@ fn digits(cursor: &mut Cursor<'_>, radix: u32, count: usize, mut value: u32) -> 
 }
 
 fn byte(value: Option<u32>, at: Position) -> Result<u8, HclError> {
-    value
-        .and_then(|value| u8::try_from(value).ok())
-        .ok_or(HclError::EscapeValue { at })
+    value.and_then(|value| u8::try_from(value).ok()).ok_or(HclError::EscapeValue { at })
 }
 
 fn push(bytes: &mut Vec<u8>, c: char) {
@@ -144,10 +123,7 @@ pub(super) fn heredoc(cursor: &mut Cursor<'_>, start: Position) -> Result<String
     if tag.is_empty() || !tag.chars().all(|c| c == '_' || c.is_alphanumeric()) {
         return Err(HclError::HeredocStart { at: start });
     }
-    let open = || HclError::OpenHeredoc {
-        at: start,
-        tag: tag.to_owned(),
-    };
+    let open = || HclError::OpenHeredoc { at: start, tag: tag.to_owned() };
     if !ended {
         return Err(open());
     }
@@ -158,15 +134,10 @@ pub(super) fn heredoc(cursor: &mut Cursor<'_>, start: Position) -> Result<String
         let (line, ended) = cursor.line();
         if let Some(column) = line.chars().position(|c| c == '\0') {
             let column = at.column + u32::try_from(column).unwrap_or(u32::MAX);
-            return Err(HclError::Character {
-                at: Position { column, ..at },
-                found: '\0',
-            });
+            return Err(HclError::Character { at: Position { column, ..at }, found: '\0' });
         }
         if let Some(indent) = line.strip_suffix(tag)
-            && indent
-                .chars()
-                .all(|c| c.is_ascii_whitespace() || c == '\u{b}')
+            && indent.chars().all(|c| c.is_ascii_whitespace() || c == '\u{b}')
         {
             break indent;
         }
@@ -181,11 +152,7 @@ pub(super) fn heredoc(cursor: &mut Cursor<'_>, start: Position) -> Result<String
     let strip = indented && lines.iter().all(|line| line.starts_with(indent));
     let mut text = String::new();
     for line in lines {
-        text.push_str(if strip {
-            line.strip_prefix(indent).unwrap_or(line)
-        } else {
-            line
-        });
+        text.push_str(if strip { line.strip_prefix(indent).unwrap_or(line) } else { line });
         text.push('\n');
     }
     if !indented {
