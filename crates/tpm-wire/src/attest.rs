@@ -111,25 +111,14 @@ impl Attest {
         if count > MAX_SELECTIONS {
             return Err(reader.size_error("pcrSelect", count as usize, "at most 16"));
         }
-        let selections = (0..count)
-            .map(|_| selection(&mut reader))
-            .collect::<Result<_, _>>()?;
+        let selections = (0..count).map(|_| selection(&mut reader)).collect::<Result<_, _>>()?;
         let digest = reader.sized("pcrDigest")?;
         if digest.len() > 64 {
             return Err(reader.size_error("pcrDigest", digest.len(), "at most 64"));
         }
-        let attested = Quote {
-            selections,
-            pcr_digest: digest.to_vec(),
-        };
+        let attested = Quote { selections, pcr_digest: digest.to_vec() };
         reader.finish()?;
-        Ok(Self {
-            qualified_signer,
-            extra_data,
-            clock_info,
-            firmware_version,
-            attested,
-        })
+        Ok(Self { qualified_signer, extra_data, clock_info, firmware_version, attested })
     }
 }
 

@@ -42,23 +42,13 @@ pub struct UnknownAlgorithm {
 impl UnknownAlgorithm {
     fn new(kind: &'static str, name: &str, expected: &'static str) -> Self {
         // The name may come from the network: what is repeated of it is bounded.
-        Self {
-            kind,
-            name: name.chars().take(32).collect(),
-            expected,
-        }
+        Self { kind, name: name.chars().take(32).collect(), expected }
     }
 }
 
 impl HashAlgorithm {
     /// Every hash algorithm known here.
-    pub const ALL: [Self; 5] = [
-        Self::Sha1,
-        Self::Sha256,
-        Self::Sha384,
-        Self::Sha512,
-        Self::Sm3_256,
-    ];
+    pub const ALL: [Self; 5] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512, Self::Sm3_256];
 
     /// Keylime's name: `sha1`, `sha256`, `sha384`, `sha512` or `sm3_256`.
     pub const fn name(self) -> &'static str {
@@ -84,9 +74,7 @@ impl HashAlgorithm {
 
     /// The algorithm of a TPM_ALG_ID, `None` if it is not one of these.
     pub fn from_tpm_id(id: u16) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|algorithm| algorithm.tpm_id() == id)
+        Self::ALL.into_iter().find(|algorithm| algorithm.tpm_id() == id)
     }
 
     /// Length of a digest in bytes: 20 to 64.
@@ -135,9 +123,7 @@ impl FromStr for HashAlgorithm {
         Self::ALL
             .into_iter()
             .find(|algorithm| algorithm.name() == name)
-            .ok_or_else(|| {
-                UnknownAlgorithm::new("hash", name, "sha1, sha256, sha384, sha512, sm3_256")
-            })
+            .ok_or_else(|| UnknownAlgorithm::new("hash", name, "sha1, sha256, sha384, sha512, sm3_256"))
     }
 }
 
@@ -149,7 +135,7 @@ impl Serialize for HashAlgorithm {
 
 impl<'de> Deserialize<'de> for HashAlgorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let name = String::deserialize(deserializer)?;
         name.parse().map_err(de::Error::custom)
     }
 }
@@ -215,9 +201,7 @@ impl FromStr for SignatureScheme {
         Self::ALL
             .into_iter()
             .find(|scheme| scheme.name() == name)
-            .ok_or_else(|| {
-                UnknownAlgorithm::new("signing", name, "rsassa, rsapss, ecdsa, ecschnorr")
-            })
+            .ok_or_else(|| UnknownAlgorithm::new("signing", name, "rsassa, rsapss, ecdsa, ecschnorr"))
     }
 }
 
@@ -289,10 +273,7 @@ impl KeyAlgorithm {
 
     /// Whether this is an RSA key; the others are ECC keys.
     pub const fn is_rsa(self) -> bool {
-        matches!(
-            self,
-            Self::Rsa1024 | Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096
-        )
+        matches!(self, Self::Rsa1024 | Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
     }
 }
 
@@ -327,5 +308,124 @@ impl FromStr for KeyAlgorithm {
                 });
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_names_ids_and_lengths() {
+        let rows = [
+            (HashAlgorithm::Sha1, "sha1", 0x04, 20),
+            (HashAlgorithm::Sha256, "sha256", 0x0b, 32),
+            (HashAlgorithm::Sha384, "sha384", 0x0c, 48),
+            (HashAlgorithm::Sha512, "sha512", 0x0d, 64),
+            (HashAlgorithm::Sm3_256, "sm3_256", 0x12, 32),
+        ];
+        for (algorithm, name, id, len) in rows {
+            assert_eq!(algorithm.to_string(), name);
+            assert_eq!(name.parse(), Ok(algorithm));
+            assert_eq!(algorithm.tpm_id(), id);
+            assert_eq!(HashAlgorithm::from_tpm_id(id), Some(algorithm));
+            assert_eq!(algorithm.digest_len(), len);
+            let json = serde_json::to_string(&algorithm).unwrap();
+            assert_eq!(json, format!("\"{name}\""));
+            assert_eq!(serde_json::from_str::<HashAlgorithm>(&json).unwrap(), algorithm);
+            match algorithm.digest(b"abc") {
+                Ok(digest) => assert_eq!(digest.len(), len),
+                Err(error) => {
+                    assert_eq!(error.to_string(), "sm3_256 digests cannot be computed here");
+                }
+            }
+        }
+        // TPM_ALG_NULL, SHA3-256
+        assert_eq!(HashAlgorithm::from_tpm_id(0x10), None);
+        assert_eq!(HashAlgorithm::from_tpm_id(0x27), None);
+    }
+
+    #[test]
+    fn digests_are_the_published_ones() {
+        // FIPS 180-4 example "abc".
+        let digest = |algorithm: HashAlgorithm| hex::encode(algorithm.digest(b"abc").unwrap());
+        assert_eq!(digest(HashAlgorithm::Sha1), "a9993e364706816aba3e25717850c26c9cd0d89d");
+        assert_eq!(digest(HashAlgorithm::Sha256), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert!(digest(HashAlgorithm::Sha384).starts_with("cb00753f45a35e8bb5a03d699ac65007"));
+        assert!(digest(HashAlgorithm::Sha512).starts_with("ddaf35a193617abacc417349ae204131"));
+    }
+
+    #[test]
+    fn unknown_names_are_repeated_in_part_only() {
+        let rows = [
+            (
+                "SHA256".parse::<HashAlgorithm>().unwrap_err(),
+                "unknown hash algorithm \"SHA256\", expected one of sha1, sha256, sha384, sha512, sm3_256",
+            ),
+            (
+                "".parse::<SignatureScheme>().unwrap_err(),
+                "unknown signing algorithm \"\", expected one of rsassa, rsapss, ecdsa, ecschnorr",
+            ),
+            (
+                "dsa\n".parse::<KeyAlgorithm>().unwrap_err(),
+                "unknown encryption algorithm \"dsa\\n\", expected one of rsa, rsa1024, rsa2048, \
+                 rsa3072, rsa4096, ecc, ecc192, ecc224, ecc256, ecc384, ecc521, ecc_sm2",
+            ),
+            (
+                "x".repeat(1000).parse::<SignatureScheme>().unwrap_err(),
+                "unknown signing algorithm \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\", expected one of rsassa, \
+                 rsapss, ecdsa, ecschnorr",
+            ),
+        ];
+        for (error, expected) in rows {
+            assert_eq!(error.to_string(), expected);
+        }
+        let error = serde_json::from_str::<HashAlgorithm>("\"md5\"").unwrap_err().to_string();
+        assert!(error.starts_with("unknown hash algorithm \"md5\""), "{error}");
+    }
+
+    #[test]
+    fn scheme_names_ids_and_families() {
+        let rows = [
+            (SignatureScheme::RsaSsa, "rsassa", 0x14, true),
+            (SignatureScheme::RsaPss, "rsapss", 0x16, true),
+            (SignatureScheme::EcDsa, "ecdsa", 0x18, false),
+            (SignatureScheme::EcSchnorr, "ecschnorr", 0x1c, false),
+        ];
+        for (scheme, name, id, rsa) in rows {
+            assert_eq!(scheme.to_string(), name);
+            assert_eq!(name.parse(), Ok(scheme));
+            assert_eq!(scheme.tpm_id(), id);
+            assert_eq!(SignatureScheme::from_tpm_id(id), Some(scheme));
+            assert_eq!(scheme.is_rsa(), rsa);
+        }
+        assert_eq!(SignatureScheme::from_tpm_id(0x10), None);
+    }
+
+    #[test]
+    fn key_names_of_every_api() {
+        for algorithm in KeyAlgorithm::ALL {
+            assert_eq!(algorithm.name().parse(), Ok(algorithm));
+            assert_eq!(algorithm.to_string(), algorithm.name());
+            assert_eq!(algorithm.name_for(true), algorithm.name());
+            assert_eq!(algorithm.is_rsa(), algorithm.name().starts_with("rsa"));
+        }
+        assert_eq!(KeyAlgorithm::Rsa2048.name_for(false), "rsa");
+        assert_eq!(KeyAlgorithm::Ecc256.name_for(false), "ecc");
+        assert_eq!(KeyAlgorithm::Rsa3072.name_for(false), "rsa3072");
+        assert_eq!(KeyAlgorithm::Ecc384.name_for(false), "ecc384");
+        let aliases = [
+            ("rsa", KeyAlgorithm::Rsa2048),
+            ("ecc", KeyAlgorithm::Ecc256),
+            ("ecc_nist_p192", KeyAlgorithm::Ecc192),
+            ("ecc_nist_p224", KeyAlgorithm::Ecc224),
+            ("ecc_nist_p256", KeyAlgorithm::Ecc256),
+            ("ecc_nist_p384", KeyAlgorithm::Ecc384),
+            ("ecc_nist_p521", KeyAlgorithm::Ecc521),
+            ("ecc_sm2_p256", KeyAlgorithm::EccSm2),
+        ];
+        for (alias, algorithm) in aliases {
+            assert_eq!(alias.parse(), Ok(algorithm));
+        }
     }
 }

@@ -39,16 +39,10 @@ impl Nonce {
         let mut text = String::with_capacity(32);
         for group in random.as_chunks::<5>().0 {
             // Five bytes are 40 bits, eight characters of five bits each.
-            let bits = group
-                .iter()
-                .fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+            let bits = group.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
             for shift in (0..8).rev() {
                 let value = (bits >> (5 * shift) & 0x1f) as u8;
-                text.push(char::from(if value < 26 {
-                    b'A' + value
-                } else {
-                    b'2' + value - 26
-                }));
+                text.push(char::from(if value < 26 { b'A' + value } else { b'2' + value - 26 }));
             }
         }
         Self(text)
@@ -84,5 +78,54 @@ impl FromStr for Nonce {
 impl fmt::Debug for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Nonce({} characters)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_of_every_length_are_taken() {
+        for len in 1..=Nonce::MAX_LEN {
+            let text = "z".repeat(len);
+            let nonce: Nonce = text.parse().unwrap();
+            assert_eq!(nonce.as_str(), text);
+            assert_eq!(nonce.as_bytes(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn each_fault_has_its_error() {
+        let long = "a".repeat(65);
+        let rows = [
+            ("", "the nonce is empty"),
+            (long.as_str(), "the nonce has 65 bytes, at most 64 are allowed"),
+            ("abc-def", "the nonce has characters other than ASCII letters and digits"),
+            ("abc def", "the nonce has characters other than ASCII letters and digits"),
+            ("abc\n", "the nonce has characters other than ASCII letters and digits"),
+            ("straße", "the nonce has characters other than ASCII letters and digits"),
+            ("٣", "the nonce has characters other than ASCII letters and digits"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(text.parse::<Nonce>().unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn random_bytes_become_base32() {
+        // RFC 4648 "Test Vectors": five bytes of the alphabet's example, four times.
+        let random: [u8; 20] = b"fooba".repeat(4).try_into().unwrap();
+        assert_eq!(Nonce::from_random(&random).as_str(), "MZXW6YTB".repeat(4));
+        assert_eq!(Nonce::from_random(&[0; 20]).as_str(), "A".repeat(32));
+        assert_eq!(Nonce::from_random(&[0xff; 20]).as_str(), "7".repeat(32));
+        let nonce = Nonce::from_random(&random);
+        assert_eq!(nonce.as_str().parse(), Ok(nonce));
+    }
+
+    #[test]
+    fn debug_hides_the_value() {
+        let nonce: Nonce = "secret".parse().unwrap();
+        assert_eq!(format!("{nonce:?}"), "Nonce(6 characters)");
     }
 }

@@ -153,10 +153,8 @@ impl ChallengeResponse {
 
 /// A JSON object of base64 strings. Neither the names nor base64 need escaping.
 fn encode(members: &[(&str, &str)]) -> Vec<u8> {
-    let members: Vec<_> = members
-        .iter()
-        .map(|(name, text)| format!("\"{name}\":\"{}\"", STANDARD.encode(text)))
-        .collect();
+    let members: Vec<_> =
+        members.iter().map(|(name, text)| format!("\"{name}\":\"{}\"", STANDARD.encode(text))).collect();
     format!("{{{}}}", members.join(",")).into_bytes()
 }
 
@@ -167,11 +165,7 @@ fn decode<const N: usize>(
     json: &[u8],
 ) -> Result<[String; N], PayloadError> {
     if json.len() > limit {
-        return Err(PayloadError::TooLong {
-            message,
-            len: json.len(),
-            limit,
-        });
+        return Err(PayloadError::TooLong { message, len: json.len(), limit });
     }
     let mut decoder = serde_json::Deserializer::from_slice(json);
     let members = decoder
@@ -182,20 +176,9 @@ fn decode<const N: usize>(
     let mut texts = [const { String::new() }; N];
     for ((text, member), name) in texts.iter_mut().zip(members).zip(names) {
         let encoded =
-            member
-                .filter(|encoded| !encoded.is_empty())
-                .ok_or(PayloadError::Missing {
-                    message,
-                    member: name,
-                })?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| PayloadError::Base64 {
-            message,
-            member: name,
-        })?;
-        *text = String::from_utf8(bytes).map_err(|_| PayloadError::Utf8 {
-            message,
-            member: name,
-        })?;
+            member.filter(|encoded| !encoded.is_empty()).ok_or(PayloadError::Missing { message, member: name })?;
+        let bytes = STANDARD.decode(encoded).map_err(|_| PayloadError::Base64 { message, member: name })?;
+        *text = String::from_utf8(bytes).map_err(|_| PayloadError::Utf8 { message, member: name })?;
     }
     Ok(texts)
 }
@@ -215,15 +198,10 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
         let mut seen = [false; N];
         while let Some(key) = map.next_key::<String>()? {
             let slots = values.iter_mut().zip(&mut seen).zip(self.0);
-            match slots
-                .into_iter()
-                .find(|(_, name)| name.eq_ignore_ascii_case(&key))
-            {
+            match slots.into_iter().find(|(_, name)| name.eq_ignore_ascii_case(&key)) {
                 Some(((value, seen), name)) => {
                     if std::mem::replace(seen, true) {
-                        return Err(de::Error::custom(format_args!(
-                            "member {name} is given twice"
-                        )));
+                        return Err(de::Error::custom(format_args!("member {name} is given twice")));
                     }
                     *value = map.next_value::<Option<String>>()?;
                 }
@@ -233,5 +211,128 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
             }
         }
         Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload() -> Payload {
+        Payload { agent_id: "d432fbb3-d2f1-4a97-9ef7-75bd81c00000".into(), hash_alg: "sha256".into() }
+    }
+
+    #[test]
+    fn messages_are_what_go_writes() {
+        let json = br#"{"AgentID":"ZDQzMmZiYjMtZDJmMS00YTk3LTllZjctNzViZDgxYzAwMDAw","HashAlg":"c2hhMjU2"}"#;
+        assert_eq!(payload().to_json(), json);
+        let challenge = Challenge { nonce: "ABC".into() };
+        assert_eq!(challenge.to_json(), br#"{"Nonce":"QUJD"}"#);
+        let response = ChallengeResponse { quote: "rAA==:AA==:AA==".into() };
+        assert_eq!(response.to_json(), br#"{"TPMQuote":"ckFBPT06QUE9PTpBQT09"}"#);
+    }
+
+    #[test]
+    fn messages_survive_the_round_trip() {
+        for text in ["x", "ab", "\"\\\u{0}<&>", "straße"] {
+            let message = Payload { agent_id: text.into(), hash_alg: text.into() };
+            assert_eq!(Payload::from_json(&message.to_json()).unwrap(), message);
+            let message = Challenge { nonce: text.into() };
+            assert_eq!(Challenge::from_json(&message.to_json()).unwrap(), message);
+            let message = ChallengeResponse { quote: text.into() };
+            assert_eq!(ChallengeResponse::from_json(&message.to_json()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_challenge_response_carries_the_longest_quote_string() {
+        let quote = "r".repeat(crate::quote::MAX_QUOTE_STRING_LEN);
+        let message = ChallengeResponse { quote };
+        assert_eq!(ChallengeResponse::from_json(&message.to_json()).unwrap(), message);
+    }
+
+    #[test]
+    fn what_go_takes_is_taken() {
+        for json in [
+            r#"{"agentid":"eA==","HASHALG":"eQ=="}"#,
+            r#" { "HashAlg" : "eQ==" , "AgentID" : "eA==" } "#,
+            "\n{\"AgentID\":\"eA==\",\"HashAlg\":\"eQ==\"}\n",
+            r#"{"Version":2,"Extra":{"AgentID":"bm8="},"AgentID":"eA==","L":[null,"AgentID"],"HashAlg":"eQ=="}"#,
+            r#"{"\u0041gentID":"eA\u003d=","HashAlg":"eQ=="}"#,
+        ] {
+            let message = Payload::from_json(json.as_bytes()).unwrap();
+            assert_eq!(message, Payload { agent_id: "x".into(), hash_alg: "y".into() }, "{json}");
+        }
+    }
+
+    #[test]
+    fn each_fault_has_its_error() {
+        let no_agent_id = "the attestation payload lacks member AgentID";
+        let no_object = "the attestation payload is malformed: invalid type: ";
+        let rows: [(&[u8], &str); 19] = [
+            (b"", "the attestation payload is malformed: EOF while parsing a value at line 1 column 0"),
+            (b"[]", no_object),
+            (b"\"x\"", no_object),
+            (b"null", no_object),
+            (b"{}", no_agent_id),
+            (br#"{"AgentID":null,"HashAlg":"eQ=="}"#, no_agent_id),
+            (br#"{"AgentID":"","HashAlg":"eQ=="}"#, no_agent_id),
+            (br#"{"Agent":"eA==","HashAlg":"eQ=="}"#, no_agent_id),
+            (br#"{"AgentID":"eA=="}"#, "the attestation payload lacks member HashAlg"),
+            (
+                br#"{"AgentID":5,"HashAlg":"eQ=="}"#,
+                "the attestation payload is malformed: invalid type: integer `5`, expected a string",
+            ),
+            (
+                br#"{"AgentID":"eA==","agentid":"eQ==","HashAlg":"eQ=="}"#,
+                "the attestation payload is malformed: member AgentID is given twice",
+            ),
+            (
+                br#"{"AgentID":null,"AgentID":"eQ==","HashAlg":"eQ=="}"#,
+                "the attestation payload is malformed: member AgentID is given twice",
+            ),
+            (br#"{"AgentID":"eA==","HashAlg":"eQ=="}{}"#, "the attestation payload is malformed: trailing characters"),
+            (
+                br#"{"AgentID":"eA==","HashAlg":"eQ==""#,
+                "the attestation payload is malformed: EOF while parsing an object",
+            ),
+            (br#"{"AgentID":"eA=","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not base64"),
+            (br#"{"AgentID":"eA==","HashAlg":"e_=="}"#, "member HashAlg of the attestation payload is not base64"),
+            (br#"{"AgentID":"eB==","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not base64"),
+            (br#"{"AgentID":"/w==","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not UTF-8 text"),
+            (&[b' '; 4097], "the attestation payload has 4097 bytes, at most 4096 are accepted"),
+        ];
+        for (json, expected) in rows {
+            let error = Payload::from_json(json).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = Challenge::from_json(b"{}").unwrap_err().to_string();
+        assert_eq!(error, "the challenge lacks member Nonce");
+        let error = Challenge::from_json(&[b' '; 4097]).unwrap_err().to_string();
+        assert_eq!(error, "the challenge has 4097 bytes, at most 4096 are accepted");
+        let error = ChallengeResponse::from_json(b"{}").unwrap_err().to_string();
+        assert_eq!(error, "the challenge response lacks member TPMQuote");
+        let error = ChallengeResponse::from_json(&[b' '; 65537]).unwrap_err().to_string();
+        assert_eq!(error, "the challenge response has 65537 bytes, at most 65536 are accepted");
+    }
+
+    #[test]
+    fn no_prefix_is_a_message() {
+        let json = payload().to_json();
+        for len in 0..json.len() {
+            Payload::from_json(&json[..len]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_a_panic() {
+        let json = format!("{{\"X\":{}", "[".repeat(4000));
+        Payload::from_json(json.as_bytes()).unwrap_err();
+    }
+
+    #[test]
+    fn debug_hides_the_nonce() {
+        let challenge = Challenge { nonce: "secret".into() };
+        assert_eq!(format!("{challenge:?}"), "Challenge { nonce: 6 characters }");
     }
 }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PCR masks, PCR values and the PCR blob of Keylime's quote string.
 
+mod blob;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::hash::{HashAlgorithm, UnsupportedHash};
+
+pub use blob::{MAX_BLOB_LEN, PcrBlobError};
 
 /// PCRs of a PC Client platform: 0 to 23.
 const PCR_COUNT: u8 = 24;
@@ -55,11 +59,7 @@ impl PcrMask {
     /// This mask and one PCR more. A number above 23 adds nothing, there is no such PCR.
     #[must_use]
     pub const fn with(self, pcr: u8) -> Self {
-        if pcr < PCR_COUNT {
-            Self(self.0 | 1 << pcr)
-        } else {
-            self
-        }
+        if pcr < PCR_COUNT { Self(self.0 | 1 << pcr) } else { self }
     }
 
     /// Whether the PCR is in the set.
@@ -87,10 +87,7 @@ impl FromStr for PcrMask {
     type Err = PcrMaskError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text
-            .strip_prefix("0x")
-            .or_else(|| text.strip_prefix("0X"))
-            .unwrap_or(text);
+        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
         // from_str_radix would take a sign.
         if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(PcrMaskError::NotHex);
@@ -135,74 +132,6 @@ pub enum PcrValuesError {
     },
 }
 
-/// Why bytes are not the PCR blob of a quote string.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PcrBlobError {
-    /// The length is not 136 + 532 m for the m it announces, or m is above 24.
-    #[error("the PCR blob has {len} bytes, which its own count of digest lists does not explain")]
-    Length {
-        /// Length of the blob in bytes.
-        len: usize,
-    },
-    /// The blob holds none or several PCR selections.
-    #[error("the PCR blob has {count} PCR selections, exactly one is accepted")]
-    Selections {
-        /// The count found.
-        count: u32,
-    },
-    /// The selection is in a bank that is not known here.
-    #[error("the PCR blob is about unknown bank {id:#06x}")]
-    Bank {
-        /// The TPM_ALG_ID found.
-        id: u16,
-    },
-    /// The selection is not a bit map of three bytes.
-    #[error("the selection in the PCR blob is not one of PCRs 0 to 23")]
-    Select,
-    /// A list has no digest or more than eight.
-    #[error("a digest list in the PCR blob has {count} digests, expected 1 to 8")]
-    ListCount {
-        /// The count found.
-        count: u32,
-    },
-    /// A digest is not as long as those of the bank.
-    #[error("a digest in the PCR blob has {len} bytes, which is wrong for bank {bank}")]
-    DigestLength {
-        /// The size found.
-        len: u16,
-        /// The bank of the selection.
-        bank: HashAlgorithm,
-    },
-    /// There are more or fewer digests than selected PCRs.
-    #[error("the PCR blob has {digests} digests for {selected} selected PCRs")]
-    DigestCount {
-        /// Digests in the lists.
-        digests: usize,
-        /// PCRs in the selection.
-        selected: usize,
-    },
-    /// Bytes that carry nothing are not zero.
-    #[error("unused bytes of the PCR blob are not zero")]
-    Padding,
-}
-
-/// Slots of a TPML_PCR_SELECTION in memory.
-const SLOTS: usize = 16;
-/// Bytes of a slot: hash, sizeofSelect, pcrSelect\[4\], padding.
-const SLOT_LEN: usize = 8;
-/// Selection count, slots and digest list count.
-const HEADER_LEN: usize = 4 + SLOTS * SLOT_LEN + 4;
-/// Digests of a TPML_DIGEST in memory.
-const LIST_DIGESTS: usize = 8;
-/// Bytes of a digest's buffer in memory.
-const BUFFER_LEN: usize = 64;
-/// Count and eight sized buffers.
-const LIST_LEN: usize = 4 + LIST_DIGESTS * (2 + BUFFER_LEN);
-
-/// The largest accepted PCR blob in bytes: each of the 24 PCRs in a list of its own.
-pub const MAX_BLOB_LEN: usize = HEADER_LEN + PCR_COUNT as usize * LIST_LEN;
-
 impl PcrValues {
     /// The values of PCRs of `bank`.
     ///
@@ -214,11 +143,7 @@ impl PcrValues {
                 return Err(PcrValuesError::NoSuchPcr { pcr });
             }
             if value.len() != bank.digest_len() {
-                return Err(PcrValuesError::Length {
-                    pcr,
-                    bank,
-                    len: value.len(),
-                });
+                return Err(PcrValuesError::Length { pcr, bank, len: value.len() });
             }
         }
         Ok(Self { bank, values })
@@ -236,16 +161,12 @@ impl PcrValues {
 
     /// The PCRs.
     pub fn mask(&self) -> PcrMask {
-        self.values
-            .keys()
-            .fold(PcrMask::EMPTY, |mask, pcr| mask.with(*pcr))
+        self.values.keys().fold(PcrMask::EMPTY, |mask, pcr| mask.with(*pcr))
     }
 
     /// PCRs and values in ascending order of the PCRs.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
-        self.values
-            .iter()
-            .map(|(pcr, value)| (*pcr, value.as_slice()))
+        self.values.iter().map(|(pcr, value)| (*pcr, value.as_slice()))
     }
 
     /// The digest of the concatenated values with the hash of the bank: a quote's pcrDigest, where
@@ -260,152 +181,80 @@ impl PcrValues {
         }
         Ok(hasher.finish().as_ref().to_vec())
     }
-
-    /// The PCR blob of a Keylime quote string: 136 bytes and 532 for each started group of eight PCRs.
-    ///
-    /// The layout is the memory image of the TSS types on a little-endian machine, as tpm2-tools once
-    /// wrote it: u32 count of selections (1); 16 slots of u16 hash, u8 sizeofSelect (3), u8\[4\]
-    /// pcrSelect and a padding byte; u32 count of lists; then the lists, each a u32 count (1 to 8)
-    /// and eight times u16 size and u8\[64\] digest. What is unused is zero.
-    pub fn encode_blob(&self) -> Vec<u8> {
-        let lists = self.values.len().div_ceil(LIST_DIGESTS);
-        let mut blob = Vec::with_capacity(HEADER_LEN + lists * LIST_LEN);
-        blob.extend(1_u32.to_le_bytes());
-        blob.extend(self.bank.tpm_id().to_le_bytes());
-        blob.push(3);
-        blob.extend(self.mask().bits().to_le_bytes());
-        blob.resize(HEADER_LEN - 4, 0);
-        // At most three lists: there are 24 PCRs.
-        blob.extend((lists as u32).to_le_bytes());
-        let values: Vec<_> = self.values.values().collect();
-        for list in values.chunks(LIST_DIGESTS) {
-            let end = blob.len() + LIST_LEN;
-            blob.extend((list.len() as u32).to_le_bytes());
-            for value in list {
-                // At most 64 bytes: the constructors demand digests of the bank.
-                blob.extend((value.len() as u16).to_le_bytes());
-                blob.extend(*value);
-                blob.extend(std::iter::repeat_n(0, BUFFER_LEN - value.len()));
-            }
-            blob.resize(end, 0);
-        }
-        blob
-    }
-
-    /// Decodes a PCR blob; [`Self::encode_blob`] describes the layout. Lists may be filled with fewer
-    /// than eight digests each, as a TPM may return fewer values at a time.
-    ///
-    /// # Errors
-    /// One [`PcrBlobError`] per rule. The blob must be exactly as long as it says and at most
-    /// [`MAX_BLOB_LEN`], and unused bytes must be zero: no signature covers them.
-    pub fn decode_blob(blob: &[u8]) -> Result<Self, PcrBlobError> {
-        let length = PcrBlobError::Length { len: blob.len() };
-        if blob.len() > MAX_BLOB_LEN {
-            return Err(length);
-        }
-        let (header, lists) = blob.split_at_checked(HEADER_LEN).ok_or(length)?;
-        let mut header = Fields(header);
-        let selections = header.u32().ok_or(length)?;
-        let first_slot = header.take::<SLOT_LEN>().ok_or(length)?;
-        let other_slots = header.take::<{ (SLOTS - 1) * SLOT_LEN }>().ok_or(length)?;
-        let list_count = header.u32().ok_or(length)?;
-        if usize::try_from(list_count)
-            .ok()
-            .and_then(|count| count.checked_mul(LIST_LEN))
-            != Some(lists.len())
-        {
-            return Err(length);
-        }
-        if selections != 1 {
-            return Err(PcrBlobError::Selections { count: selections });
-        }
-        let (bank, mask) = decode_slot(first_slot)?;
-        if other_slots.iter().any(|byte| *byte != 0) {
-            return Err(PcrBlobError::Padding);
-        }
-
-        let mut digests = Vec::with_capacity(mask.len());
-        for list in lists.chunks_exact(LIST_LEN) {
-            decode_list(list, bank, &mut digests)?;
-        }
-        if digests.len() != mask.len() {
-            return Err(PcrBlobError::DigestCount {
-                digests: digests.len(),
-                selected: mask.len(),
-            });
-        }
-        Ok(Self {
-            bank,
-            values: mask.iter().zip(digests).collect(),
-        })
-    }
 }
 
-/// The bank and PCRs of the one selection.
-fn decode_slot(slot: &[u8; SLOT_LEN]) -> Result<(HashAlgorithm, PcrMask), PcrBlobError> {
-    let [hash_low, hash_high, size, select @ .., padding] = *slot;
-    let id = u16::from_le_bytes([hash_low, hash_high]);
-    let bank = HashAlgorithm::from_tpm_id(id).ok_or(PcrBlobError::Bank { id })?;
-    if size != 3 {
-        return Err(PcrBlobError::Select);
-    }
-    let mask = PcrMask::from_bits(u32::from_le_bytes(select)).map_err(|_| PcrBlobError::Select)?;
-    if padding != 0 {
-        return Err(PcrBlobError::Padding);
-    }
-    Ok((bank, mask))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Appends the digests of one list.
-fn decode_list(
-    list: &[u8],
-    bank: HashAlgorithm,
-    digests: &mut Vec<Vec<u8>>,
-) -> Result<(), PcrBlobError> {
-    // The caller cut the list to its length, so that the fields cannot run out.
-    let length = PcrBlobError::Length { len: list.len() };
-    let mut list = Fields(list);
-    let count = list.u32().ok_or(length)?;
-    if count == 0 || count > LIST_DIGESTS as u32 {
-        return Err(PcrBlobError::ListCount { count });
+    fn values(bank: HashAlgorithm, pcrs: impl IntoIterator<Item = u8>) -> PcrValues {
+        let value = |pcr| (pcr, vec![0x40 + pcr; bank.digest_len()]);
+        PcrValues::new(bank, pcrs.into_iter().map(value).collect()).unwrap()
     }
-    for index in 0..LIST_DIGESTS as u32 {
-        let size = list.u16().ok_or(length)?;
-        let buffer = list.take::<BUFFER_LEN>().ok_or(length)?;
-        let expected = if index < count { bank.digest_len() } else { 0 };
-        if usize::from(size) != expected {
-            return Err(if index < count {
-                PcrBlobError::DigestLength { len: size, bank }
-            } else {
-                PcrBlobError::Padding
-            });
+
+    #[test]
+    fn masks_are_parsed() {
+        for (text, bits) in [
+            ("0", 0),
+            ("0x0", 0),
+            ("10000", 0x1_0000),
+            ("0x10000", 0x1_0000),
+            ("0X00ffFFff", 0xff_ffff),
+            ("400", 0x400),
+        ] {
+            assert_eq!(text.parse::<PcrMask>().unwrap().bits(), bits);
         }
-        let (digest, unused) = buffer.split_at_checked(expected).ok_or(length)?;
-        if unused.iter().any(|byte| *byte != 0) {
-            return Err(PcrBlobError::Padding);
-        }
-        if index < count {
-            digests.push(digest.to_vec());
+        let not_hex = "a PCR mask is 1 to 8 hexadecimal digits with an optional 0x";
+        for (text, expected) in [
+            ("", not_hex),
+            ("0x", not_hex),
+            ("+1", not_hex),
+            ("-1", not_hex),
+            ("0x0x1", not_hex),
+            ("1 ", not_hex),
+            ("g", not_hex),
+            ("000000001", not_hex),
+            ("1000000", "PCR mask 0x1000000 names PCRs above 23"),
+            ("ffffffff", "PCR mask 0xffffffff names PCRs above 23"),
+        ] {
+            assert_eq!(text.parse::<PcrMask>().unwrap_err().to_string(), expected, "{text}");
         }
     }
-    Ok(())
-}
 
-/// Little-endian fields in order; `None` at the end of the bytes.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(head)
+    #[test]
+    fn masks_are_sets() {
+        let mask = PcrMask::EMPTY.with(16).with(0).with(23).with(16);
+        assert_eq!(mask.iter().collect::<Vec<_>>(), [0, 16, 23]);
+        assert_eq!(mask.len(), 3);
+        assert!(mask.contains(16) && !mask.contains(1));
+        assert_eq!(mask.to_string(), "0x810001");
+        assert_eq!(mask.to_string().parse(), Ok(mask));
+        assert!(PcrMask::EMPTY.is_empty() && !mask.is_empty());
+        // There is no such PCR, and no shift overflows.
+        for pcr in [24, 31, 32, 63, 64, 255] {
+            assert_eq!(mask.with(pcr), mask);
+            assert!(!mask.contains(pcr));
+        }
     }
 
-    fn u16(&mut self) -> Option<u16> {
-        self.take().copied().map(u16::from_le_bytes)
+    #[test]
+    fn values_are_digests_of_the_bank() {
+        let one = |pcr, len| {
+            let values = [(pcr, vec![0; len])].into();
+            PcrValues::new(HashAlgorithm::Sha256, values).unwrap_err().to_string()
+        };
+        assert_eq!(one(24, 32), "there is no PCR 24");
+        assert_eq!(one(255, 32), "there is no PCR 255");
+        assert_eq!(one(16, 31), "PCR 16 of bank sha256 has 31 bytes");
+        assert_eq!(one(0, 48), "PCR 0 of bank sha256 has 48 bytes");
     }
 
-    fn u32(&mut self) -> Option<u32> {
-        self.take().copied().map(u32::from_le_bytes)
+    #[test]
+    fn the_digest_is_over_the_values_in_order_of_the_pcrs() {
+        let values = values(HashAlgorithm::Sha256, [16, 0]);
+        let expected = HashAlgorithm::Sha256.digest(&[[0x40; 32], [0x50; 32]].concat()).unwrap();
+        assert_eq!(values.digest().unwrap(), expected);
+        assert_eq!(values.get(16), Some([0x50; 32].as_slice()));
+        assert_eq!(values.iter().map(|(pcr, _)| pcr).collect::<Vec<_>>(), [0, 16]);
     }
 }

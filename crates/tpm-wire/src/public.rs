@@ -210,11 +210,7 @@ impl Public {
         {
             return Err(reader.unsupported("scheme", scheme.tpm_id()));
         }
-        let key = if kind == TPM_ALG_RSA {
-            rsa(&mut reader)?
-        } else {
-            ecc(&mut reader)?
-        };
+        let key = if kind == TPM_ALG_RSA { rsa(&mut reader)? } else { ecc(&mut reader)? };
         reader.finish()?;
         Ok(Self {
             object_attributes,
@@ -268,12 +264,8 @@ fn scheme(reader: &mut Reader<'_>) -> Result<Option<KeyScheme>, DecodeError> {
     match reader.u16("scheme")? {
         TPM_ALG_NULL => Ok(None),
         id => {
-            let scheme =
-                SignatureScheme::from_tpm_id(id).ok_or_else(|| reader.unsupported("scheme", id))?;
-            Ok(Some(KeyScheme {
-                scheme,
-                hash: hash(reader, "scheme.hash")?,
-            }))
+            let scheme = SignatureScheme::from_tpm_id(id).ok_or_else(|| reader.unsupported("scheme", id))?;
+            Ok(Some(KeyScheme { scheme, hash: hash(reader, "scheme.hash")? }))
         }
     }
 }
@@ -292,10 +284,7 @@ fn rsa(reader: &mut Reader<'_>) -> Result<PublicKey, DecodeError> {
     if modulus.len() != usize::from(key_bits) / 8 {
         return Err(reader.size_error("unique", modulus.len(), "keyBits / 8"));
     }
-    Ok(PublicKey::Rsa {
-        exponent,
-        modulus: modulus.to_vec(),
-    })
+    Ok(PublicKey::Rsa { exponent, modulus: modulus.to_vec() })
 }
 
 /// The rest of TPMS_ECC_PARMS (u16 curveID, TPMT_KDF_SCHEME) and TPMS_ECC_POINT.
@@ -311,11 +300,7 @@ fn ecc(reader: &mut Reader<'_>) -> Result<PublicKey, DecodeError> {
 }
 
 /// A coordinate, padded to the size of the field. Some TPMs leave leading zeros out.
-fn coordinate(
-    reader: &mut Reader<'_>,
-    field: &'static str,
-    curve: Curve,
-) -> Result<Vec<u8>, DecodeError> {
+fn coordinate(reader: &mut Reader<'_>, field: &'static str, curve: Curve) -> Result<Vec<u8>, DecodeError> {
     let bytes = reader.sized(field)?;
     if bytes.is_empty() {
         return Err(reader.size_error(field, 0, "1 to the size of the curve's field"));
@@ -323,9 +308,7 @@ fn coordinate(
     let missing = curve
         .coordinate_len()
         .checked_sub(bytes.len())
-        .ok_or_else(|| {
-            reader.size_error(field, bytes.len(), "1 to the size of the curve's field")
-        })?;
+        .ok_or_else(|| reader.size_error(field, bytes.len(), "1 to the size of the curve's field"))?;
     let mut padded = vec![0; missing];
     padded.extend_from_slice(bytes);
     Ok(padded)

@@ -11,49 +11,24 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Starts reading `bytes` as `structure`, which must not be longer than `limit` bytes.
-    pub(crate) fn new(
-        structure: &'static str,
-        bytes: &'a [u8],
-        limit: usize,
-    ) -> Result<Self, DecodeError> {
+    pub(crate) fn new(structure: &'static str, bytes: &'a [u8], limit: usize) -> Result<Self, DecodeError> {
         if bytes.len() > limit {
-            return Err(DecodeError::TooLong {
-                structure,
-                len: bytes.len(),
-                limit,
-            });
+            return Err(DecodeError::TooLong { structure, len: bytes.len(), limit });
         }
-        Ok(Self {
-            structure,
-            rest: bytes,
-        })
+        Ok(Self { structure, rest: bytes })
     }
 
     /// The next `len` bytes.
-    pub(crate) fn bytes(
-        &mut self,
-        field: &'static str,
-        len: usize,
-    ) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(DecodeError::Truncated {
-                structure: self.structure,
-                field,
-            })?;
+    pub(crate) fn bytes(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], DecodeError> {
+        let (head, rest) =
+            self.rest.split_at_checked(len).ok_or(DecodeError::Truncated { structure: self.structure, field })?;
         self.rest = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(DecodeError::Truncated {
-                structure: self.structure,
-                field,
-            })?;
+        let (head, rest) =
+            self.rest.split_first_chunk::<N>().ok_or(DecodeError::Truncated { structure: self.structure, field })?;
         self.rest = rest;
         Ok(*head)
     }
@@ -84,32 +59,15 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),
-            extra => Err(DecodeError::Trailing {
-                structure: self.structure,
-                extra,
-            }),
+            extra => Err(DecodeError::Trailing { structure: self.structure, extra }),
         }
     }
 
     pub(crate) fn unsupported(&self, field: &'static str, value: impl Into<u32>) -> DecodeError {
-        DecodeError::Unsupported {
-            structure: self.structure,
-            field,
-            value: value.into(),
-        }
+        DecodeError::Unsupported { structure: self.structure, field, value: value.into() }
     }
 
-    pub(crate) fn size_error(
-        &self,
-        field: &'static str,
-        size: usize,
-        expected: &'static str,
-    ) -> DecodeError {
-        DecodeError::Size {
-            structure: self.structure,
-            field,
-            size,
-            expected,
-        }
+    pub(crate) fn size_error(&self, field: &'static str, size: usize, expected: &'static str) -> DecodeError {
+        DecodeError::Size { structure: self.structure, field, size, expected }
     }
 }

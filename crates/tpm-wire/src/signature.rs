@@ -49,8 +49,7 @@ impl Signature {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new("TPMT_SIGNATURE", bytes, MAX_SIGNATURE_LEN)?;
         let id = reader.u16("sigAlg")?;
-        let scheme =
-            SignatureScheme::from_tpm_id(id).ok_or_else(|| reader.unsupported("sigAlg", id))?;
+        let scheme = SignatureScheme::from_tpm_id(id).ok_or_else(|| reader.unsupported("sigAlg", id))?;
         let id = reader.u16("hash")?;
         let hash = HashAlgorithm::from_tpm_id(id).ok_or_else(|| reader.unsupported("hash", id))?;
         let value = if scheme.is_rsa() {
@@ -62,11 +61,7 @@ impl Signature {
             }
         };
         reader.finish()?;
-        Ok(Self {
-            scheme,
-            hash,
-            value,
-        })
+        Ok(Self { scheme, hash, value })
     }
 }
 

@@ -3,8 +3,7 @@
 
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use ring::signature::{
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    RsaPublicKeyComponents,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RsaPublicKeyComponents,
 };
 
 use crate::attest::{Attest, ClockInfo};
@@ -62,9 +61,7 @@ pub enum VerifyError {
         bank: HashAlgorithm,
     },
     /// The AK is bound to another hash than the bank's.
-    #[error(
-        "the attestation key signs with {scheme_hash} but the PCR bank is {bank}; they must be the same"
-    )]
+    #[error("the attestation key signs with {scheme_hash} but the PCR bank is {bank}; they must be the same")]
     BankNotSchemeHash {
         /// The expected bank.
         bank: HashAlgorithm,
@@ -176,10 +173,7 @@ pub fn verify_quote(
         HashAlgorithm::Sm3_256 => return Err(VerifyError::UnsupportedBank { bank }),
     }
     if ak.hash() != bank {
-        return Err(VerifyError::BankNotSchemeHash {
-            bank,
-            scheme_hash: ak.hash(),
-        });
+        return Err(VerifyError::BankNotSchemeHash { bank, scheme_hash: ak.hash() });
     }
 
     check_signature(quote, ak)?;
@@ -193,15 +187,10 @@ pub fn verify_quote(
         return Err(VerifyError::NonceMismatch);
     }
     let [selection] = attest.attested.selections.as_slice() else {
-        return Err(VerifyError::Selections {
-            count: attest.attested.selections.len(),
-        });
+        return Err(VerifyError::Selections { count: attest.attested.selections.len() });
     };
     if !selection.is_bank(bank) {
-        return Err(VerifyError::Bank {
-            expected: bank,
-            found: selection.bank,
-        });
+        return Err(VerifyError::Bank { expected: bank, found: selection.bank });
     }
     if selection.mask.is_empty() {
         return Err(VerifyError::NoPcrs);
@@ -209,20 +198,12 @@ pub fn verify_quote(
 
     let pcrs = PcrValues::decode_blob(quote.pcrs()).map_err(VerifyError::PcrsMalformed)?;
     if pcrs.bank() != bank {
-        return Err(VerifyError::PcrBank {
-            expected: bank,
-            found: pcrs.bank(),
-        });
+        return Err(VerifyError::PcrBank { expected: bank, found: pcrs.bank() });
     }
     if pcrs.mask() != selection.mask {
-        return Err(VerifyError::PcrSelection {
-            quoted: selection.mask,
-            found: pcrs.mask(),
-        });
+        return Err(VerifyError::PcrSelection { quoted: selection.mask, found: pcrs.mask() });
     }
-    let digest = pcrs
-        .digest()
-        .map_err(|_| VerifyError::UnsupportedBank { bank })?;
+    let digest = pcrs.digest().map_err(|_| VerifyError::UnsupportedBank { bank })?;
     if digest != attest.attested.pcr_digest {
         return Err(VerifyError::PcrDigest);
     }
@@ -236,19 +217,12 @@ pub fn verify_quote(
 
 /// The signature is of the AK's scheme and hash, and verifies over the TPMS_ATTEST bytes.
 fn check_signature(quote: &QuoteString, ak: &AkPublic) -> Result<(), VerifyError> {
-    let signature =
-        Signature::decode(quote.signature()).map_err(VerifyError::SignatureMalformed)?;
+    let signature = Signature::decode(quote.signature()).map_err(VerifyError::SignatureMalformed)?;
     if signature.scheme != ak.scheme() {
-        return Err(VerifyError::SignatureScheme {
-            expected: ak.scheme(),
-            found: signature.scheme,
-        });
+        return Err(VerifyError::SignatureScheme { expected: ak.scheme(), found: signature.scheme });
     }
     if signature.hash != ak.hash() {
-        return Err(VerifyError::SignatureHash {
-            expected: ak.hash(),
-            found: signature.hash,
-        });
+        return Err(VerifyError::SignatureHash { expected: ak.hash(), found: signature.hash });
     }
     let message = quote.attest();
     let valid = match (ak.key(), &signature.value) {
@@ -274,32 +248,17 @@ fn check_signature(quote: &QuoteString, ak: &AkPublic) -> Result<(), VerifyError
         (AkKey::Rsa { .. }, SignatureValue::Ecc { .. })
         | (AkKey::P256(_) | AkKey::P384(_) | AkKey::P521(_), SignatureValue::Rsa(_)) => false,
     };
-    if valid {
-        Ok(())
-    } else {
-        Err(VerifyError::SignatureInvalid)
-    }
+    if valid { Ok(()) } else { Err(VerifyError::SignatureInvalid) }
 }
 
-fn rsa_verifies(
-    modulus: &[u8],
-    exponent: &[u8],
-    hash: HashAlgorithm,
-    message: &[u8],
-    signature: &[u8],
-) -> bool {
+fn rsa_verifies(modulus: &[u8], exponent: &[u8], hash: HashAlgorithm, message: &[u8], signature: &[u8]) -> bool {
     let parameters = match hash {
         HashAlgorithm::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
         HashAlgorithm::Sha384 => &RSA_PKCS1_2048_8192_SHA384,
         HashAlgorithm::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
         HashAlgorithm::Sha1 | HashAlgorithm::Sm3_256 => return false,
     };
-    RsaPublicKeyComponents {
-        n: modulus,
-        e: exponent,
-    }
-    .verify(parameters, message, signature)
-    .is_ok()
+    RsaPublicKeyComponents { n: modulus, e: exponent }.verify(parameters, message, signature).is_ok()
 }
 
 /// ECDSA over a field of `N` bytes. `signature` makes the curve's signature from r and s, padded and put
@@ -332,8 +291,6 @@ where
 /// Big-endian `bytes` with leading zeros up to `N` bytes; `None` if they are longer.
 fn padded<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     let mut array = [0; N];
-    array
-        .get_mut(N.checked_sub(bytes.len())?..)?
-        .copy_from_slice(bytes);
+    array.get_mut(N.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
     Some(array)
 }

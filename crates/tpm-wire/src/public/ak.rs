@@ -73,9 +73,7 @@ pub enum AkError {
         scheme: SignatureScheme,
     },
     /// Signatures over this hash are not verified.
-    #[error(
-        "the attestation key signs with hash {hash}; only sha256, sha384 and sha512 are verified"
-    )]
+    #[error("the attestation key signs with hash {hash}; only sha256, sha384 and sha512 are verified")]
     Hash {
         /// The hash of the scheme the key is bound to.
         hash: HashAlgorithm,
@@ -112,10 +110,7 @@ pub enum AkError {
 const DEMANDED: [(ObjectAttributes, &str); 5] = [
     (ObjectAttributes::FIXED_TPM, "fixedTPM"),
     (ObjectAttributes::FIXED_PARENT, "fixedParent"),
-    (
-        ObjectAttributes::SENSITIVE_DATA_ORIGIN,
-        "sensitiveDataOrigin",
-    ),
+    (ObjectAttributes::SENSITIVE_DATA_ORIGIN, "sensitiveDataOrigin"),
     (ObjectAttributes::RESTRICTED, "restricted"),
     (ObjectAttributes::SIGN, "sign"),
 ];
@@ -137,22 +132,14 @@ impl TryFrom<Public> for AkPublic {
         if !matches!(scheme, SignatureScheme::RsaSsa | SignatureScheme::EcDsa) {
             return Err(AkError::Scheme { scheme });
         }
-        if !matches!(
-            hash,
-            HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512
-        ) {
+        if !matches!(hash, HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512) {
             return Err(AkError::Hash { hash });
         }
         let key = match &public.key {
             PublicKey::Rsa { exponent, modulus } => rsa_key(*exponent, modulus)?,
             PublicKey::Ecc { curve, x, y } => ecc_key(*curve, x, y)?,
         };
-        Ok(Self {
-            public,
-            scheme,
-            hash,
-            key,
-        })
+        Ok(Self { public, scheme, hash, key })
     }
 }
 
@@ -169,15 +156,8 @@ fn rsa_key(exponent: u32, modulus: &[u8]) -> Result<AkKey, AkError> {
     if exponent < 65537 || exponent.is_multiple_of(2) {
         return Err(AkError::RsaExponent { exponent });
     }
-    let exponent = exponent
-        .to_be_bytes()
-        .into_iter()
-        .skip_while(|byte| *byte == 0)
-        .collect();
-    Ok(AkKey::Rsa {
-        modulus: modulus.to_vec(),
-        exponent,
-    })
+    let exponent = exponent.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
+    Ok(AkKey::Rsa { modulus: modulus.to_vec(), exponent })
 }
 
 fn ecc_key(curve: Curve, x: &[u8], y: &[u8]) -> Result<AkKey, AkError> {

@@ -19,9 +19,7 @@ const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 
 // Object identifiers and NULL as complete DER elements.
-const RSA_ENCRYPTION: &[u8] = &[
-    0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-];
+const RSA_ENCRYPTION: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 
 /// The named curve as a DER object identifier.
@@ -58,10 +56,9 @@ fn der(key: &PublicKey) -> Vec<u8> {
             let parts = [integer(modulus), integer(&exponent.to_be_bytes())].concat();
             (RSA_ENCRYPTION.to_vec(), element(SEQUENCE, &parts))
         }
-        PublicKey::Ecc { curve, x, y } => (
-            [EC_PUBLIC_KEY, curve_oid(*curve)].concat(),
-            [&[0x04], x.as_slice(), y].concat(),
-        ),
+        PublicKey::Ecc { curve, x, y } => {
+            ([EC_PUBLIC_KEY, curve_oid(*curve)].concat(), [&[0x04], x.as_slice(), y].concat())
+        }
     };
     let algorithm = element(SEQUENCE, &algorithm);
     // No bit of the last byte is unused.
@@ -71,17 +68,10 @@ fn der(key: &PublicKey) -> Vec<u8> {
 
 /// A DER INTEGER of an unsigned big-endian number.
 fn integer(bytes: &[u8]) -> Vec<u8> {
-    let start = bytes
-        .iter()
-        .position(|byte| *byte != 0)
-        .unwrap_or(bytes.len());
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
     let significant = bytes.get(start..).unwrap_or_default();
     // Without a leading zero byte a set top bit would make it negative, and zero would be empty.
-    let sign: &[u8] = if significant.first().is_none_or(|byte| *byte >= 0x80) {
-        &[0]
-    } else {
-        &[]
-    };
+    let sign: &[u8] = if significant.first().is_none_or(|byte| *byte >= 0x80) { &[0] } else { &[] };
     element(INTEGER, &[sign, significant].concat())
 }
 
