@@ -7,9 +7,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -70,9 +72,12 @@ fn try_reserve(number: u16) -> Option<Port> {
     let lock =
         OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(number.to_string())).ok()?;
     lock.try_lock().ok()?;
-    // Nobody else listens there, on any address.
-    drop(TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).ok()?);
-    Some(Port { number, _lock: lock })
+    // Asked by connecting and not by listening: a listening socket would live on for a moment in every program that
+    // another thread starts just then, and the port's new owner would find it taken.
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, number));
+    let refused = TcpStream::connect_timeout(&address, Duration::from_secs(1))
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    refused.then_some(Port { number, _lock: lock })
 }
 
 fn lock_folder() -> PathBuf {
@@ -104,6 +109,8 @@ pub fn retry<T>(mut start: impl FnMut() -> Result<T>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]

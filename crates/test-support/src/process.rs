@@ -101,7 +101,10 @@ impl Program {
             command.current_dir(folder);
         }
         let (parent, bound, private_mounts) = (Pid::this(), !outlives(), self.private_mounts);
-        // SAFETY: only async-signal-safe system calls between fork and exec.
+        if bound {
+            watchdog::start();
+        }
+        // SAFETY: only async-signal-safe system calls between fork and exec, and no allocation.
         unsafe { command.pre_exec(move || before_exec(parent, bound, private_mounts)) };
         command
     }
@@ -123,6 +126,7 @@ impl Program {
             session::kill(child.id());
             child.wait()?;
         }
+        watchdog::remove(child.id());
         let stdout = stdout.join().map_err(|_| anyhow!("reader of {name} failed"))?;
         let stderr = stderr.join().map_err(|_| anyhow!("reader of {name} failed"))?;
         match done {
@@ -145,9 +149,6 @@ impl Program {
         let mut command = self.command();
         command.stdout(file.try_clone()?).stderr(file);
         let child = spawn(command).with_context(|| format!("cannot start {}", self.path.display()))?;
-        if !outlives() {
-            watchdog::add(child.id());
-        }
         Ok(Part { name: name.to_owned(), child, log: log.to_owned(), log_start, status: None })
     }
 }
@@ -166,6 +167,10 @@ fn before_exec(parent: Pid, bound: bool, private_mounts: bool) -> io::Result<()>
         nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
+    }
+    if bound {
+        // By the new process, so that nothing is missed when the old one is killed right after the fork.
+        watchdog::add(Pid::this());
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(super) struct ClientFiles<'a> {
 pub(super) fn call(url: &str, files: Option<ClientFiles<'_>>, args: &[&str]) -> Result<HttpAnswer> {
     let mut curl = Program::new("curl")
         .args(["--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", "20"])
-        .args(["--write-out", "\n%{http_code} %{header_size}"]);
+        .args(["--write-out", "\n%{http_code} %{size_header}"]);
     if let Some(files) = files {
         curl = curl.args(["--cert".as_ref(), files.cert.as_os_str(), "--key".as_ref(), files.key.as_os_str()]);
         curl = match files.ca {

@@ -148,7 +148,8 @@ impl KeylimeServers {
 
     /// A program of Keylime with its configuration.
     fn program(&self, name: &str) -> Program {
-        let mut program = Program::new(self.venv.program(name)).env("PYTHONUNBUFFERED", "1");
+        let mut program =
+            Program::new(self.venv.program(name)).env("PYTHONUNBUFFERED", "1").env("TMPDIR", self.scratch.path());
         for (variable, path) in &self.env {
             program = program.env(*variable, path);
         }
@@ -183,10 +184,18 @@ impl KeylimeServers {
             Server::Verifier => format!("https://127.0.0.1:{}/version", self.verifier_port),
             Server::Registrar => format!("http://127.0.0.1:{}/version", self.registrar_port),
         };
-        wait::until("answer of Keylime", LIMIT, || {
-            Ok(self.admin_url(&url, &[]).ok().filter(|answer| answer.status == 200))
-        })?;
-        Ok(())
+        // It accepts connections a little before it answers.
+        let mut last = String::new();
+        let answered = wait::until("answer of Keylime", LIMIT, || {
+            match self.admin_url(&url, &[]) {
+                Ok(answer) if answer.status == 200 => return Ok(Some(())),
+                Ok(answer) => last = format!("{} {}", answer.status, answer.body),
+                Err(error) => last = format!("{error:#}"),
+            }
+            Ok(None)
+        });
+        let log = self.slot(server).as_ref().map(|part| part.log_tail(30)).unwrap_or_default();
+        answered.with_context(|| format!("last answer: {last}; end of its log:\n{log}"))
     }
 
     /// A server's process; `None` after [`KeylimeServers::stop`].
@@ -196,7 +205,13 @@ impl KeylimeServers {
 
     /// Kills a server: connections are refused from now on.
     pub fn stop(&mut self, server: Server) {
-        *self.slot(server) = None;
+        let Some(part) = self.slot(server).take() else { return };
+        let sockets: Vec<_> = part.members().iter().map(|(pid, _)| shared_data_socket(*pid)).collect();
+        drop(part);
+        for socket in sockets.iter().filter(|_| !process::outlives()) {
+            // Most processes have none.
+            let _ = fs::remove_file(socket);
+        }
     }
 
     /// Starts a server, at the same ports and with the same data; kills it first if it runs.
@@ -335,6 +350,18 @@ impl KeylimeServers {
         let what = format!("state {state}");
         self.wait_agent(id, &what, limit, |record| number(record, "operational_state") == Some(state))
     }
+}
+
+impl Drop for KeylimeServers {
+    fn drop(&mut self) {
+        self.stop(Server::Verifier);
+        self.stop(Server::Registrar);
+    }
+}
+
+/// A socket that a server makes outside its folder when root runs it, and leaves behind when killed.
+fn shared_data_socket(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/run/keylime/shared_data.{pid}.sock"))
 }
 
 fn number(record: &Value, member: &str) -> Option<u64> {

@@ -62,7 +62,6 @@ fn a_part_outlives_the_thread_that_started_it() {
 fn killing_the_parent_leaves_nothing_running() {
     const MARK: &str = "TEST_SUPPORT_TO_BE_KILLED";
     if let Some(log) = std::env::var_os(MARK) {
-        // One child in the session itself, one in a process group of its own.
         let part = shell("sleep 60 & echo pid $$; wait").start("sh", Path::new(&log)).unwrap();
         part.exited_never();
     }
@@ -79,7 +78,7 @@ fn killing_the_parent_leaves_nothing_running() {
         Ok(text.strip_prefix("pid ").and_then(|pid| pid.trim().parse::<u32>().ok()))
     })
     .unwrap();
-    wait::until("both children", LIMIT, || Ok((members(session).len() == 2).then_some(()))).unwrap();
+    wait::until("the shell and its child", LIMIT, || Ok((members(session).len() == 2).then_some(()))).unwrap();
     parent.kill().unwrap();
     parent.wait().unwrap();
     wait::until("the end of both", LIMIT, || Ok(members(session).is_empty().then_some(()))).unwrap();

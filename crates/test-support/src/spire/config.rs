@@ -54,12 +54,12 @@ impl ServerFile<'_> {
         let Self { port, trust_domain, socket, data, extra, .. } = self;
         let plugins = blocks(self.plugins)?;
         let database = data.join("datastore.sqlite3");
-        // Attestations are not slowed down, and new entries reach agents within a second.
+        // Attestations are not slowed down, and new entries reach agents within a second at most.
         Ok(format!(
             "server {{\n  bind_address = \"127.0.0.1\"\n  bind_port = \"{port}\"\n  socket_path = {socket:?}\n  \
              trust_domain = {trust_domain:?}\n  data_dir = {data:?}\n  log_level = \"DEBUG\"\n  \
              log_format = \"json\"\n  ratelimit {{\n    attestation = false\n  }}\n  \
-             experimental {{\n    cache_reload_interval = \"1s\"\n  }}\n{extra}\n}}\n\
+             experimental {{\n    cache_reload_interval = \"100ms\"\n  }}\n{extra}\n}}\n\
              plugins {{\n  DataStore \"sql\" {{\n    plugin_data {{\n      database_type = \"sqlite3\"\n      \
              connection_string = {database:?}\n    }}\n  }}\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  \
              }}\n{plugins}}}\n"
@@ -85,7 +85,7 @@ impl AgentFile<'_> {
         Ok(format!(
             "agent {{\n  data_dir = {data:?}\n  server_address = \"127.0.0.1\"\n  server_port = \"{server_port}\"\n  \
              socket_path = {socket:?}\n  trust_domain = {trust_domain:?}\n  trust_bundle_path = {bundle:?}\n  \
-             log_level = \"DEBUG\"\n  log_format = \"json\"\n  experimental {{\n    sync_interval = \"1s\"\n  \
+             log_level = \"DEBUG\"\n  log_format = \"json\"\n  experimental {{\n    sync_interval = \"500ms\"\n  \
              }}\n{extra}\n}}\nplugins {{\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  }}\n  \
              WorkloadAttestor \"unix\" {{\n    plugin_data {{}}\n  }}\n{plugins}}}\n"
         ))
