@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which TPM to open, and what to tell a person when that fails.
+//!
+//! The TCTI text is libtss2's: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`, `swtpm:path=/run/tpm.sock`,
+//! `mssim:...`, `tabrmd:`.
+
+use crate::error::{OpenCause, TpmError};
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Device with the kernel's resource manager.
+const RESOURCE_MANAGER: &str = "/dev/tpmrm0";
+/// The bare device, which one program at a time can open.
+const BARE_DEVICE: &str = "/dev/tpm0";
+
+/// Picks the TCTI text: the setting, else the environment variable `TCTI`, else the kernel's resource manager if
+/// `exists` knows it, else the bare device.
+///
+/// An empty text counts as absent.
+pub fn choose(setting: Option<&str>, environment: Option<&str>, exists: impl Fn(&Path) -> bool) -> String {
+    let given = [setting, environment].into_iter().flatten().map(str::trim).find(|text| !text.is_empty());
+    match given {
+        Some(text) => text.to_owned(),
+        None if exists(Path::new(RESOURCE_MANAGER)) => format!("device:{RESOURCE_MANAGER}"),
+        None => format!("device:{BARE_DEVICE}"),
+    }
+}
+
+/// The file of a `device:` TCTI; an empty path is libtss2's own default.
+fn device_path(tcti: &str) -> Option<&Path> {
+    let path = tcti.strip_prefix("device:")?;
+    Some(Path::new(if path.is_empty() { RESOURCE_MANAGER } else { path }))
+}
+
+/// Turns a refusal to open into the error that names the TCTI, the cause and the remedy.
+///
+/// libtss2 says "input/output error" for everything and prints the cause on standard error, so for a device file
+/// the cause is found here by opening it.
+pub(crate) fn explain(tcti: &str, cause: OpenCause) -> TpmError {
+    let cause = match (cause, device_path(tcti)) {
+        (OpenCause::Library(code), Some(path)) => match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(_) => OpenCause::Library(code),
+            Err(error) => OpenCause::Device(error),
+        },
+        (cause, _) => cause,
+    };
+    let remedy = remedy(tcti, &cause);
+    TpmError::Open { tcti: tcti.to_owned(), cause, remedy }
+}
+
+fn remedy(tcti: &str, cause: &OpenCause) -> &'static str {
+    let network = ["swtpm", "mssim"].iter().any(|name| tcti.starts_with(name));
+    match cause {
+        OpenCause::Device(error) => match error.kind() {
+            ErrorKind::PermissionDenied => "let the service's user be a member of group tss, which owns the device",
+            ErrorKind::NotFound => {
+                "is there a TPM 2.0, enabled in the firmware settings? Else set the TCTI option or the environment variable TCTI"
+            }
+            ErrorKind::ResourceBusy => "another program holds the bare device: use device:/dev/tpmrm0",
+            _ => "see the kernel's messages about tpm (`dmesg | grep -i tpm`)",
+        },
+        OpenCause::Tpm(inner) => match inner.as_ref() {
+            TpmError::Command { code, .. } if code.is_reset() => "start the TPM with `tpm2_startup -c` or reset it",
+            TpmError::NoRoom { .. } => "then start again",
+            _ if network => "is the software TPM running there, and free to answer?",
+            _ => "reset the TPM, or see the kernel's messages about tpm (`dmesg | grep -i tpm`)",
+        },
+        OpenCause::NulByte => "correct the TCTI option or the environment variable TCTI",
+        OpenCause::Library(_) if network => {
+            "is the software TPM running there, and is its TCTI library installed (Debian: libtss2-tcti-swtpm0 or libtss2-tcti-mssim0)?"
+        }
+        OpenCause::Library(_) => {
+            "check the spelling (name:options) and that the TCTI's library is installed (Debian: libtss2-tcti-NAME0)"
+        }
+    }
+}
+
+/// Keeps libtss2's own log lines off standard error unless the user has set `TSS2_LOG`.
+///
+/// People take its `ERROR` and `WARNING` lines for fatal; what matters is in the errors of this crate. Must run
+/// while the process has only one thread, first thing in `main`; otherwise nothing is changed. Returns whether
+/// libtss2 is silent or under the user's control.
+pub fn silence_library_log() -> bool {
+    const VARIABLE: &str = "TSS2_LOG";
+    if std::env::var_os(VARIABLE).is_some() {
+        return true;
+    }
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count());
+    if threads != 1 {
+        return false;
+    }
+    // SAFETY: this is the only thread of the process, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(VARIABLE, "all+none") };
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::response_code::ResponseCode;
+    use std::io;
+
+    #[test]
+    fn the_setting_wins_over_environment_and_devices() {
+        let rows = [
+            (Some("swtpm:port=1"), Some("tabrmd:"), true, "swtpm:port=1"),
+            (None, Some("tabrmd:"), true, "tabrmd:"),
+            (Some(""), Some(" tabrmd: "), true, "tabrmd:"),
+            (None, None, true, "device:/dev/tpmrm0"),
+            (None, Some(""), false, "device:/dev/tpm0"),
+        ];
+        for (setting, environment, exists, expected) in rows {
+            assert_eq!(choose(setting, environment, |_| exists), expected);
+        }
+    }
+
+    #[test]
+    fn a_missing_device_names_the_tcti_and_what_to_do() {
+        let error = explain("device:/nonexistent/tpm9", OpenCause::Library(ResponseCode(0xA000A)));
+        assert_eq!(
+            error.to_string(),
+            "cannot open the TPM through TCTI `device:/nonexistent/tpm9`: No such file or directory (os error 2); \
+             is there a TPM 2.0, enabled in the firmware settings? Else set the TCTI option or the environment \
+             variable TCTI"
+        );
+    }
+
+    #[test]
+    fn remedies_by_cause() {
+        let device = |kind| OpenCause::Device(io::Error::from(kind));
+        let library = OpenCause::Library(ResponseCode(0xA000A));
+        let rows = [
+            ("device:/dev/tpmrm0", device(ErrorKind::PermissionDenied), "group tss"),
+            ("device:/dev/tpm0", device(ErrorKind::ResourceBusy), "device:/dev/tpmrm0"),
+            ("device:/dev/tpm0", device(ErrorKind::Other), "dmesg"),
+            ("swtpm:port=1", library, "software TPM running"),
+            ("nonsense", OpenCause::Library(ResponseCode(0xA0005)), "spelling"),
+            ("nonsense", OpenCause::NulByte, "correct the TCTI option"),
+        ];
+        for (tcti, cause, part) in rows {
+            let text = remedy(tcti, &cause);
+            assert!(text.contains(part), "{tcti}: {text}");
+        }
+    }
+}
