@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The options in the plugin's HCL block, and the client built from them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keylime_api::agent::{AgentClient, Transport};
+use keylime_api::{HostPort, HttpSettings};
+use spire_plugin::{CoreConfig, Options, PluginConfig};
+use tls::{ClientTls, Identity, Trust};
+use tracing::{info, warn};
+
+/// Bounds of every call to the Keylime agent. A quote waits for its turn at the TPM.
+const HTTP: HttpSettings = HttpSettings {
+    connect_timeout: Duration::from_secs(3),
+    total_timeout: Duration::from_secs(20),
+    // An identity quote is about 2 KiB.
+    max_body: 256 << 10,
+};
+
+/// One accepted configuration. An attestation keeps the one it started with.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// The Keylime agent of this host.
+    pub client: AgentClient,
+    warnings: Vec<String>,
+}
+
+impl PluginConfig for AgentConfig {
+    fn build(_core: &CoreConfig, options: &mut Options) -> Option<Self> {
+        let unix_socket = options.optional_string("keylime_agent_unix_socket");
+        let network = Network::read(options);
+        let mut warnings = Vec::new();
+        let transport = match unix_socket {
+            Some(path) => {
+                for given in network.given() {
+                    options.problem(format!(
+                        "`{given}` and `keylime_agent_unix_socket` exclude each other: the socket is reached without network and TLS"
+                    ));
+                }
+                Some(Transport::UnixSocket(path.into()))
+            }
+            None => network.transport(options, &mut warnings),
+        };
+        if !options.ok() {
+            return None;
+        }
+        match AgentClient::new(&transport?, HTTP) {
+            Ok(client) => Some(Self { client, warnings }),
+            Err(error) => {
+                options.problem(error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Connects, so that the first attestation finds the connection open and an operator finds a
+    /// wrong address in the log.
+    async fn configured(self: Arc<Self>) {
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
+        match self.client.version().await {
+            Ok(version) => info!(api_version = %version, "Connected to the Keylime agent"),
+            Err(error) => warn!(%error, "The Keylime agent cannot be reached yet; each attestation tries again"),
+        }
+    }
+}
+
+/// The options of a Keylime agent that is reached over the network.
+struct Network {
+    host: Option<String>,
+    port: Option<u16>,
+    use_tls: bool,
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    server_name: Option<String>,
+    insecure_plain_http: bool,
+}
+
+impl Network {
+    fn read(options: &mut Options) -> Self {
+        Self {
+            host: options.optional_string("keylime_agent_host"),
+            port: options.optional_port("keylime_agent_port"),
+            use_tls: options.boolean("keylime_agent_use_tls", false),
+            ca: options.optional_string("keylime_agent_ca_cert"),
+            cert: options.optional_string("keylime_agent_client_cert"),
+            key: options.optional_string("keylime_agent_client_key"),
+            server_name: options.optional_string("keylime_agent_server_name"),
+            insecure_plain_http: options.boolean("insecure_plain_http", false),
+        }
+    }
+
+    /// The options that were set, by name.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("keylime_agent_host", self.host.is_some()),
+            ("keylime_agent_port", self.port.is_some()),
+            ("keylime_agent_use_tls", self.use_tls),
+            ("insecure_plain_http", self.insecure_plain_http),
+        ]
+        .into_iter()
+        .chain(self.tls_files())
+        .filter_map(|(name, given)| given.then_some(name))
+    }
+
+    /// The options that mean nothing without TLS, and whether each was set.
+    fn tls_files(&self) -> [(&'static str, bool); 4] {
+        [
+            ("keylime_agent_ca_cert", self.ca.is_some()),
+            ("keylime_agent_client_cert", self.cert.is_some()),
+            ("keylime_agent_client_key", self.key.is_some()),
+            ("keylime_agent_server_name", self.server_name.is_some()),
+        ]
+    }
+
+    fn transport(self, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+        let host = self.host.as_deref().unwrap_or("127.0.0.1");
+        let at = match HostPort::new(host, self.port.unwrap_or(9002)) {
+            Ok(at) => at,
+            Err(error) => {
+                options.problem(format!("`keylime_agent_host`: {error}"));
+                return None;
+            }
+        };
+        if self.use_tls { self.tls(at, options, warnings) } else { self.plain(at, options, warnings) }
+    }
+
+    fn plain(self, at: HostPort, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+        for (name, given) in self.tls_files() {
+            if given {
+                options.problem(format!("`{name}` is set but `keylime_agent_use_tls` is not `true`: set it, or remove `{name}`"));
+            }
+        }
+        if !at.is_loopback() && !self.insecure_plain_http {
+            options.problem(format!(
+                "`keylime_agent_use_tls`: plain HTTP to {at}, which is not this host, lets anybody on the way attest as it: \
+                 set it to `true`, or accept that with `insecure_plain_http = true`"
+            ));
+        }
+        warnings.push(format!(
+            "The Keylime agent at {at} is reached over plain HTTP: whoever can reach that port, or stands on the way, \
+             can attest as this host. Use keylime_agent_use_tls or keylime_agent_unix_socket."
+        ));
+        Some(Transport::PlainHttp(at))
+    }
+
+    fn tls(self, at: HostPort, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+        if self.insecure_plain_http {
+            options.problem("`insecure_plain_http` contradicts `keylime_agent_use_tls = true`: remove it");
+        }
+        let identity = match (self.cert, self.key) {
+            (Some(cert), Some(key)) => Some(Identity { cert: cert.into(), key: key.into(), password: None }),
+            (None, None) => None,
+            _ => {
+                options.problem(
+                    "`keylime_agent_client_cert` and `keylime_agent_client_key` go together: set both or neither",
+                );
+                None
+            }
+        };
+        let ca = self.ca.map_or(Trust::SystemRoots, |ca| Trust::Files(vec![PathBuf::from(ca)]));
+        let tls = ClientTls { ca, identity, server_name: self.server_name };
+        match tls.build() {
+            Ok(client) => {
+                warnings.extend(tls.warnings().iter().map(ToString::to_string));
+                Some(Transport::Tls(at, client))
+            }
+            Err(error) => {
+                options.problem(format!("`keylime_agent_use_tls`: {error}"));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why an attestation is refused: one variant per reason, grouped by who can act, and the one
+//! place where a reason becomes a gRPC code and a text.
+//!
+//! The text of a status crosses to a node that nobody knows yet, so it names the reason and the
+//! attempt, and nothing of our side: no addresses, paths or details. Those are in the log line
+//! that carries the same attempt id.
+
+use std::time::Duration;
+
+use keylime_api::verdict::Verdict;
+use keylime_api::{ClientError, InvalidAgentId};
+use tonic::{Code, Status};
+use tpm_wire::payload::PayloadError;
+use tpm_wire::quote::QuoteStringError;
+use tpm_wire::verify::VerifyError;
+
+/// Identifies one attestation in the node's error text and in our log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptId(u32);
+
+impl AttemptId {
+    /// Wraps a random number.
+    #[must_use]
+    pub fn new(random: u32) -> Self {
+        Self(random)
+    }
+}
+
+impl std::fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// Which of Keylime's services a failed call went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// The verifier.
+    Verifier,
+    /// The registrar.
+    Registrar,
+}
+
+impl std::fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Verifier => "the Keylime verifier",
+            Self::Registrar => "the Keylime registrar",
+        })
+    }
+}
+
+/// Why an attestation ended without an identity. `Display` is for our log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    // The node sent something that no honest node sends.
+    /// The attestation payload or the challenge response is not of the agreed form.
+    #[error("malformed message from the node: {0}")]
+    Malformed(#[from] PayloadError),
+    /// The claimed Keylime agent id is none.
+    #[error("the node's Keylime agent id is not valid: {0}")]
+    AgentId(#[source] InvalidAgentId),
+    /// The node wants a quote checked in a PCR bank that is not allowed or not its own.
+    #[error("the node's hash algorithm is not one of sha256, sha384, sha512, or not the one of its quotes")]
+    HashAlgorithm,
+    /// The messages came in another order than the protocol's.
+    #[error("the node's message is out of turn: expected {expected}")]
+    OutOfTurn {
+        /// The message that was due.
+        expected: &'static str,
+    },
+    /// What should be a quote is none.
+    #[error("the node's quote is malformed: {0}")]
+    QuoteForm(#[from] QuoteStringError),
+    /// The quote does not prove what it has to.
+    #[error("the node's quote was refused: {0}")]
+    Quote(#[from] VerifyError),
+
+    // Keylime does not vouch for the host (now).
+    /// The verifier does not know the id.
+    #[error("the verifier does not know this Keylime agent: enrol the host")]
+    NotEnrolled,
+    /// The registrar does not know the id, or it is not activated.
+    #[error("the registrar does not know this Keylime agent, or its registration is not activated: look at the Keylime agent's log")]
+    NotRegistered,
+    /// The verifier's record says something else than "verified, recently, and still".
+    #[error("the verifier does not vouch for this host: {0}")]
+    NotVouchedFor(Verdict),
+    /// The verifier's count went back while the node made its quote.
+    #[error("the host was enrolled again at the verifier during this attestation")]
+    EnrolledAgain,
+    /// The registrar's record cannot stand for the host.
+    #[error("the registrar's record of this Keylime agent is not usable: {detail}")]
+    Registration {
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    // A neighbour does not answer as it should.
+    /// The verifier or registrar is down or answers nonsense.
+    #[error("{neighbour}: {source}")]
+    Neighbour {
+        /// Which one.
+        neighbour: Neighbour,
+        /// What happened.
+        #[source]
+        source: ClientError,
+    },
+    /// The node did not send its quote in time.
+    #[error("the node sent no quote within {} s", limit.as_secs())]
+    NodeTooSlow {
+        /// The limit.
+        limit: Duration,
+    },
+
+    // Our side.
+    /// More attestations at once than this plugin takes.
+    #[error("{limit} attestations are under way, no more are taken")]
+    Busy {
+        /// The limit.
+        limit: usize,
+    },
+    /// The operating system gave no random bytes.
+    #[error("no random numbers could be had from the operating system")]
+    Random,
+}
+
+impl Refusal {
+    /// The gRPC code: SPIRE agents end at once on `PermissionDenied` and retry on all others.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_)
+            | Self::AgentId(_)
+            | Self::HashAlgorithm
+            | Self::OutOfTurn { .. }
+            | Self::QuoteForm(_) => Code::InvalidArgument,
+            Self::Quote(_) | Self::NotVouchedFor(Verdict::Failed { .. }) | Self::Registration { .. } => {
+                Code::PermissionDenied
+            }
+            Self::NotEnrolled | Self::NotVouchedFor(_) | Self::EnrolledAgain => Code::FailedPrecondition,
+            // Enrolled, but unknown to the registrar: so it looks while the host registers again.
+            Self::NotRegistered => Code::Unavailable,
+            Self::Neighbour { source, .. } if source.is_timeout() => Code::DeadlineExceeded,
+            Self::Neighbour { .. } => Code::Unavailable,
+            Self::NodeTooSlow { .. } => Code::DeadlineExceeded,
+            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Random => Code::Internal,
+        }
+    }
+
+    /// What the node is told.
+    #[must_use]
+    pub fn public_text(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed attestation message",
+            Self::AgentId(_) => "the Keylime agent id is not valid",
+            Self::HashAlgorithm => "the hash algorithm is not allowed for this host",
+            Self::OutOfTurn { .. } => "attestation message out of turn",
+            Self::QuoteForm(_) => "the TPM quote is malformed",
+            Self::Quote(_) => "the TPM quote was refused",
+            Self::NotEnrolled => "the host is not known to the Keylime verifier",
+            Self::NotRegistered => "the host is not known to the Keylime registrar",
+            Self::NotVouchedFor(Verdict::Failed { .. }) => "the host failed its verification by Keylime",
+            Self::NotVouchedFor(Verdict::Stale { .. }) => "the host was last verified by Keylime too long ago",
+            Self::NotVouchedFor(_) | Self::EnrolledAgain => "the host has not been verified by Keylime yet",
+            Self::Registration { .. } => "the host's registration at Keylime is not usable",
+            Self::Neighbour { neighbour: Neighbour::Verifier, source } if source.is_timeout() => {
+                "the Keylime verifier did not answer in time"
+            }
+            Self::Neighbour { neighbour: Neighbour::Verifier, .. } => "the Keylime verifier is not available",
+            Self::Neighbour { neighbour: Neighbour::Registrar, source } if source.is_timeout() => {
+                "the Keylime registrar did not answer in time"
+            }
+            Self::Neighbour { neighbour: Neighbour::Registrar, .. } => "the Keylime registrar is not available",
+            Self::NodeTooSlow { .. } => "the node sent no TPM quote in time",
+            Self::Busy { .. } => "too many attestations are under way",
+            Self::Random => "internal error",
+        }
+    }
+
+    /// The status that SPIRE passes on to the node.
+    #[must_use]
+    pub fn status(&self, attempt: AttemptId) -> Status {
+        Status::new(self.code(), format!("{} (attempt {attempt})", self.public_text()))
+    }
+}
