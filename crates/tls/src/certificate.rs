@@ -91,16 +91,9 @@ impl CertificateInfo {
 
     /// Share of the lifetime that is left: 1 before it begins, 0 once expired.
     pub fn share_left(&self, now: SystemTime) -> f64 {
-        let whole = self
-            .not_after
-            .duration_since(self.not_before)
-            .unwrap_or(Duration::ZERO);
+        let whole = self.not_after.duration_since(self.not_before).unwrap_or(Duration::ZERO);
         let left = self.not_after.duration_since(now).unwrap_or(Duration::ZERO);
-        if whole.is_zero() {
-            0.0
-        } else {
-            (left.as_secs_f64() / whole.as_secs_f64()).min(1.0)
-        }
+        if whole.is_zero() { 0.0 } else { (left.as_secs_f64() / whole.as_secs_f64()).min(1.0) }
     }
 }
 
@@ -125,14 +118,69 @@ fn name_text(name: &Name) -> String {
 }
 
 fn clean(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_NAME)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect()
 }
 
 /// A moment as UTC text such as `2026-08-01T12:00:00Z`.
 pub(crate) fn utc(time: SystemTime) -> String {
-    DateTime::from_system_time(time)
-        .map_or_else(|_| "an impossible date".to_owned(), |t| t.to_string())
+    DateTime::from_system_time(time).map_or_else(|_| "an impossible date".to_owned(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_support::ca::{LeafSpec, TestCa};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn tells_what_the_certificate_says() {
+        let root = TestCa::root("Test, Root").unwrap();
+        let mut spec = LeafSpec::new("host");
+        spec.ips.push("::1".parse().unwrap());
+        let info = CertificateInfo::from_der(&root.issue(&spec).unwrap().cert_der).unwrap();
+        assert_eq!(info.subject, "CN=host");
+        assert_eq!(info.issuer, r"CN=Test\, Root");
+        assert_eq!(info.names(), ["localhost", "127.0.0.1", "::1"]);
+        assert!(!info.is_ca && !info.is_self_issued());
+    }
+
+    #[test]
+    fn refuses_other_bytes() {
+        let der = TestCa::root("r").unwrap().issue(&LeafSpec::new("x")).unwrap().cert_der;
+        for n in 0..der.len() {
+            assert!(CertificateInfo::from_der(&der[..n]).is_err());
+        }
+        assert!(CertificateInfo::from_der(&[&der[..], b"\0"].concat()).is_err());
+    }
+
+    #[test]
+    fn counts_days_and_shares() {
+        let root = TestCa::root("r").unwrap();
+        let mut spec = LeafSpec::new("x");
+        let begin = SystemTime::UNIX_EPOCH + DAY * 20_000;
+        (spec.not_before, spec.not_after) = (begin, begin + DAY * 8);
+        let info = CertificateInfo::from_der(&root.issue(&spec).unwrap().cert_der).unwrap();
+        let second = Duration::from_secs(1);
+        for (now, days, share) in [
+            (begin - DAY, 9, 1.0),
+            (begin, 8, 1.0),
+            (begin + second, 7, 0.999_998),
+            (begin + DAY * 6, 2, 0.25),
+            (begin + DAY * 8, 0, 0.0),
+            (begin + DAY * 8 + second, -1, 0.0),
+        ] {
+            assert_eq!(info.days_left(now), days);
+            assert!((info.share_left(now) - share).abs() < 1e-5);
+        }
+        assert_eq!(utc(begin), "2024-10-04T00:00:00Z");
+    }
+
+    #[test]
+    fn names_are_fit_for_a_log() {
+        let root = TestCa::root("r").unwrap();
+        let evil = LeafSpec::new(&format!("a\nb\x1b[31m{}", "x".repeat(400)));
+        let info = CertificateInfo::from_der(&root.issue(&evil).unwrap().cert_der).unwrap();
+        assert!(info.subject.len() <= 256 && !info.subject.contains(['\n', '\x1b']), "{}", info.subject);
+    }
 }

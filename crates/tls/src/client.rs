@@ -70,11 +70,10 @@ impl ClientTls {
             Trust::Files(files) => TrustSet::from_files(files)?,
         };
         let bad_name = |name: &String| TlsError::BadServerName { name: name.clone() };
-        let name = self.server_name.as_ref().map(|name| {
-            ServerName::try_from(name.as_str())
-                .map(|n| n.to_owned())
-                .map_err(|_| bad_name(name))
-        });
+        let name = self
+            .server_name
+            .as_ref()
+            .map(|name| ServerName::try_from(name.as_str()).map(|n| n.to_owned()).map_err(|_| bad_name(name)));
         let provider = provider();
         let verifier = ServerVerifier::new(trust, provider.clone(), name.transpose()?)?;
         let builder = ClientConfig::builder_with_provider(provider)
@@ -94,9 +93,7 @@ impl ClientTls {
 
     /// What should be changed although it works: the caller logs these once, at start.
     pub fn warnings(&self) -> Vec<TlsWarning> {
-        self.identity
-            .as_ref()
-            .map_or_else(Vec::new, |id| identity_warnings(&id.cert, &id.key))
+        self.identity.as_ref().map_or_else(Vec::new, |id| identity_warnings(&id.cert, &id.key))
     }
 }
 
@@ -106,9 +103,5 @@ pub fn trust_nobody() -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("ring has cipher suites for TLS 1.2 and 1.3");
-    Arc::new(
-        builder
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth(),
-    )
+    Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }

@@ -100,9 +100,7 @@ pub enum TlsError {
         place: String,
     },
     /// No file is configured where at least one is needed.
-    #[error(
-        "no CA file is configured: name the file with the certificates that peers are trusted by"
-    )]
+    #[error("no CA file is configured: name the file with the certificates that peers are trusted by")]
     NoFiles,
     /// The system has no usable trusted certificates.
     #[error(
@@ -155,9 +153,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The name that servers should be checked against is no host name or address.
-    #[error(
-        "{name:?} is neither a host name nor an IP address that a certificate could be checked against"
-    )]
+    #[error("{name:?} is neither a host name nor an IP address that a certificate could be checked against")]
     BadServerName {
         /// The configured name.
         name: String,

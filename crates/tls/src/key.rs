@@ -28,72 +28,46 @@ const PBKDF2_ITERATIONS: u32 = 100_000;
 ///
 /// # Errors
 /// The file cannot be read, holds no key, is damaged, or cannot be decrypted.
-pub fn load_private_key(
-    path: &Path,
-    password: Option<&str>,
-) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub fn load_private_key(path: &Path, password: Option<&str>) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = read_file(path, FileKind::Key)?;
     if let Some(start) = find(&bytes, ENCRYPTED_BEGIN) {
         let section = bytes.get(start..).unwrap_or_default();
         return decrypt(path, section, password);
     }
     if contains(&bytes, b"Proc-Type: 4,ENCRYPTED") {
-        return Err(TlsError::UnsupportedEncryption {
-            path: path.to_owned(),
-        });
+        return Err(TlsError::UnsupportedEncryption { path: path.to_owned() });
     }
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Ok(key),
-        Err(rustls::pki_types::pem::Error::NoItemsFound) => Err(TlsError::NoKey {
-            path: path.to_owned(),
-            found: found(&bytes),
-        }),
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => {
+            Err(TlsError::NoKey { path: path.to_owned(), found: found(&bytes) })
+        }
         Err(e) => Err(bad_pem(path, FileKind::Key, &e)),
     }
 }
 
-fn decrypt(
-    path: &Path,
-    section: &[u8],
-    password: Option<&str>,
-) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let damaged = |detail: &str| TlsError::BadPem {
-        kind: FileKind::Key,
-        path: path.to_owned(),
-        detail: detail.to_owned(),
-    };
+fn decrypt(path: &Path, section: &[u8], password: Option<&str>) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let damaged =
+        |detail: &str| TlsError::BadPem { kind: FileKind::Key, path: path.to_owned(), detail: detail.to_owned() };
     let end = find(section, ENCRYPTED_END)
         .ok_or_else(|| damaged("the line -----END ENCRYPTED PRIVATE KEY----- is missing"))?;
     let section = section.get(..end + ENCRYPTED_END.len()).unwrap_or_default();
     let text = std::str::from_utf8(section).map_err(|_| damaged("it is not text"))?;
     // Not strict about CRLF and trailing blanks, which people's editors add.
     let text = Zeroizing::new(text.lines().map(str::trim).collect::<Vec<_>>().join("\n") + "\n");
-    let (_, der) =
-        pkcs8::SecretDocument::from_pem(&text).map_err(|_| damaged("its base64 text is broken"))?;
-    let encrypted = pkcs8::EncryptedPrivateKeyInfo::try_from(der.as_bytes()).map_err(|_| {
-        TlsError::UnsupportedEncryption {
-            path: path.to_owned(),
-        }
-    })?;
-    let password = password
-        .filter(|p| !p.is_empty())
-        .ok_or_else(|| TlsError::PasswordMissing {
-            path: path.to_owned(),
-        })?;
+    let (_, der) = pkcs8::SecretDocument::from_pem(&text).map_err(|_| damaged("its base64 text is broken"))?;
+    let encrypted = pkcs8::EncryptedPrivateKeyInfo::try_from(der.as_bytes())
+        .map_err(|_| TlsError::UnsupportedEncryption { path: path.to_owned() })?;
+    let password =
+        password.filter(|p| !p.is_empty()).ok_or_else(|| TlsError::PasswordMissing { path: path.to_owned() })?;
     let plain = encrypted.decrypt(password).map_err(|e| match e {
         pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::UnsupportedAlgorithm { .. }) => {
-            TlsError::UnsupportedEncryption {
-                path: path.to_owned(),
-            }
+            TlsError::UnsupportedEncryption { path: path.to_owned() }
         }
         // A wrong password shows as bad padding, or now and then as a garbled structure.
-        _ => TlsError::WrongPassword {
-            path: path.to_owned(),
-        },
+        _ => TlsError::WrongPassword { path: path.to_owned() },
     })?;
-    Ok(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
-        plain.as_bytes().to_vec(),
-    )))
+    Ok(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec())))
 }
 
 /// PEM text of an unencrypted PKCS#8 key (`-----BEGIN PRIVATE KEY-----`).
@@ -103,9 +77,7 @@ fn decrypt(
 pub fn private_key_pem(pkcs8_der: &[u8]) -> Result<Zeroizing<String>, TlsError> {
     let info = private_key_info(pkcs8_der)?;
     let document = pkcs8::SecretDocument::encode_msg(&info).map_err(encoding)?;
-    document
-        .to_pem("PRIVATE KEY", LineEnding::LF)
-        .map_err(encoding)
+    document.to_pem("PRIVATE KEY", LineEnding::LF).map_err(encoding)
 }
 
 /// PEM text of a PKCS#8 key encrypted with PBES2: PBKDF2-HMAC-SHA256 and AES-256-CBC
@@ -113,10 +85,7 @@ pub fn private_key_pem(pkcs8_der: &[u8]) -> Result<Zeroizing<String>, TlsError> 
 ///
 /// # Errors
 /// `pkcs8_der` is not a PKCS#8 PrivateKeyInfo, or the system gives no random bytes.
-pub fn encrypt_private_key(
-    pkcs8_der: &[u8],
-    password: &str,
-) -> Result<Zeroizing<String>, TlsError> {
+pub fn encrypt_private_key(pkcs8_der: &[u8], password: &str) -> Result<Zeroizing<String>, TlsError> {
     let info = private_key_info(pkcs8_der)?;
     let mut salt = [0; 16];
     let mut iv = [0; 16];
@@ -124,17 +93,10 @@ pub fn encrypt_private_key(
     random
         .fill(&mut salt)
         .and_then(|()| random.fill(&mut iv))
-        .map_err(|_| TlsError::KeyEncoding {
-            detail: "no random bytes from the system".into(),
-        })?;
-    let parameters = pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv)
-        .map_err(encoding)?;
-    let document = info
-        .encrypt_with_params(parameters, password)
-        .map_err(encoding)?;
-    document
-        .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
-        .map_err(encoding)
+        .map_err(|_| TlsError::KeyEncoding { detail: "no random bytes from the system".into() })?;
+    let parameters = pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv).map_err(encoding)?;
+    let document = info.encrypt_with_params(parameters, password).map_err(encoding)?;
+    document.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(encoding)
 }
 
 fn private_key_info(der: &[u8]) -> Result<pkcs8::PrivateKeyInfo<'_>, TlsError> {
@@ -142,41 +104,26 @@ fn private_key_info(der: &[u8]) -> Result<pkcs8::PrivateKeyInfo<'_>, TlsError> {
 }
 
 fn encoding(error: impl std::fmt::Display) -> TlsError {
-    TlsError::KeyEncoding {
-        detail: error.to_string(),
-    }
+    TlsError::KeyEncoding { detail: error.to_string() }
 }
 
 /// Loads a certificate chain (leaf first) with its key, and checks that they belong together.
-pub(crate) fn load_identity(
-    cert: &Path,
-    key: &Path,
-    password: Option<&str>,
-) -> Result<Arc<CertifiedKey>, TlsError> {
+pub(crate) fn load_identity(cert: &Path, key: &Path, password: Option<&str>) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = load_certificates(cert, FileKind::Certificate)?;
     parse_all(cert, &chain)?;
     let key_der = load_private_key(key, password)?;
     let signing = provider()
         .key_provider
         .load_private_key(key_der)
-        .map_err(|e| TlsError::UnsupportedKey {
-            path: key.to_owned(),
-            detail: explain_key(&e),
-        })?;
+        .map_err(|e| TlsError::UnsupportedKey { path: key.to_owned(), detail: explain_key(&e) })?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
         // Unknown is for keys that cannot tell their public part; ring's all can.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
-            Ok(Arc::new(certified))
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(TlsError::KeyMismatch { key: key.to_owned(), cert: cert.to_owned() })
         }
-        Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::KeyMismatch {
-            key: key.to_owned(),
-            cert: cert.to_owned(),
-        }),
-        Err(source) => Err(TlsError::UnusableCertificate {
-            path: cert.to_owned(),
-            source,
-        }),
+        Err(source) => Err(TlsError::UnusableCertificate { path: cert.to_owned(), source }),
     }
 }
 
@@ -187,10 +134,7 @@ fn explain_key(error: &rustls::Error) -> String {
     }
 }
 
-fn parse_all(
-    path: &Path,
-    chain: &[CertificateDer<'static>],
-) -> Result<Vec<CertificateInfo>, TlsError> {
+fn parse_all(path: &Path, chain: &[CertificateDer<'static>]) -> Result<Vec<CertificateInfo>, TlsError> {
     let parse = |(i, der): (usize, &CertificateDer<'_>)| {
         CertificateInfo::from_der(der).map_err(|source| TlsError::BadCertificate {
             kind: FileKind::Certificate,
@@ -209,19 +153,12 @@ pub(crate) fn identity_warnings(cert: &Path, key: &Path) -> Vec<TlsWarning> {
     if let Ok(metadata) = std::fs::metadata(key) {
         let mode = metadata.mode() & 0o7777;
         if mode & 0o007 != 0 {
-            warnings.push(TlsWarning::KeyOpenToAll {
-                path: key.to_owned(),
-                mode,
-            });
+            warnings.push(TlsWarning::KeyOpenToAll { path: key.to_owned(), mode });
         }
     }
     let leaf = load_certificates(cert, FileKind::Certificate)
         .ok()
-        .and_then(|chain| {
-            chain
-                .first()
-                .and_then(|der| CertificateInfo::from_der(der).ok())
-        });
+        .and_then(|chain| chain.first().and_then(|der| CertificateInfo::from_der(der).ok()));
     if let Some(leaf) = leaf {
         let now = std::time::SystemTime::now();
         if now > leaf.not_after {
@@ -237,4 +174,156 @@ pub(crate) fn identity_warnings(cert: &Path, key: &Path) -> Vec<TlsWarning> {
         }
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::{Site, identity, not_yet_valid, testdata, text};
+    use test_support::ca::LeafSpec;
+
+    fn failure(path: &Path, password: Option<&str>) -> String {
+        text(&load_private_key(path, password).unwrap_err(), path)
+    }
+
+    #[test]
+    fn reads_every_form_of_key() {
+        let pkcs1 = load_private_key(&testdata("rsa-pkcs1.pem"), None).unwrap();
+        assert!(matches!(pkcs1, PrivateKeyDer::Pkcs1(_)));
+        let sec1 = load_private_key(&testdata("ec-sec1.pem"), None).unwrap();
+        assert!(matches!(sec1, PrivateKeyDer::Sec1(_)));
+        let pkcs8 = load_private_key(&testdata("encrypted-aes.pem"), Some("correct")).unwrap();
+        assert!(matches!(pkcs8, PrivateKeyDer::Pkcs8(_)));
+        for key in [pkcs1, sec1, pkcs8] {
+            provider().key_provider.load_private_key(key).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_encrypted_key_survives_an_editor() {
+        let site = Site::new();
+        let pem = fs::read_to_string(testdata("encrypted-aes.pem")).unwrap();
+        let path = site.file("key.pem", format!("Bag Attributes\r\n{}\n", pem.replace('\n', " \r\n")));
+        load_private_key(&path, Some("correct")).unwrap();
+    }
+
+    #[test]
+    fn a_password_for_a_plain_key_is_ignored() {
+        load_private_key(&testdata("rsa-pkcs1.pem"), Some("any")).unwrap();
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_key() {
+        let site = Site::new();
+        let encrypted = testdata("encrypted-aes.pem");
+        let missing = "the private key in FILE is encrypted and no password is configured: configure the password, or \
+                       store the key unencrypted with mode 0600";
+        assert_eq!(failure(&encrypted, None), missing);
+        assert_eq!(failure(&encrypted, Some("")), missing);
+        assert_eq!(
+            failure(&encrypted, Some("wrong")),
+            "the private key in FILE cannot be decrypted with the configured password"
+        );
+        for name in ["encrypted-des3.pem", "encrypted-legacy.pem"] {
+            assert_eq!(
+                failure(&testdata(name), Some("correct")),
+                "the private key in FILE is encrypted in a way that is not supported: convert it with: openssl pkcs8 \
+                 -topk8 -v2 aes-256-cbc"
+            );
+        }
+        assert_eq!(
+            failure(&site.ca_file, None),
+            "the private key file FILE holds no private key: expected PEM text with a line -----BEGIN PRIVATE \
+             KEY-----, found a certificate"
+        );
+        let pem = fs::read_to_string(&encrypted).unwrap();
+        let cut = site.file("cut.pem", pem.replace("-----END", ""));
+        assert_eq!(
+            failure(&cut, Some("correct")),
+            "the private key file FILE is damaged PEM text: the line -----END ENCRYPTED PRIVATE KEY----- is missing: \
+             write it anew from its source"
+        );
+        let garbled = site.file("garbled.pem", pem.replace("MII", "M*I"));
+        assert_eq!(
+            failure(&garbled, Some("correct")),
+            "the private key file FILE is damaged PEM text: its base64 text is broken: write it anew from its source"
+        );
+    }
+
+    #[test]
+    fn writes_what_it_reads() {
+        let site = Site::new();
+        let key = load_private_key(&site.server.1, None).unwrap();
+        let plain = site.file("plain.pem", private_key_pem(key.secret_der()).unwrap().as_bytes());
+        assert_eq!(load_private_key(&plain, None).unwrap().secret_der(), key.secret_der());
+        let pem = encrypt_private_key(key.secret_der(), "päss").unwrap();
+        let encrypted = site.file("encrypted.pem", pem.as_bytes());
+        assert_eq!(load_private_key(&encrypted, Some("päss")).unwrap().secret_der(), key.secret_der());
+        assert!(failure(&encrypted, Some("pass")).ends_with("cannot be decrypted with the configured password"));
+        assert!(matches!(private_key_pem(b"no key"), Err(TlsError::KeyEncoding { .. })));
+    }
+
+    #[test]
+    fn key_and_certificate_must_belong_together() {
+        let site = Site::new();
+        load_identity(&site.server.0, &site.server.1, None).unwrap();
+        load_identity(&testdata("rsa.crt"), &testdata("encrypted-aes.pem"), Some("correct")).unwrap();
+        let error = load_identity(&site.server.0, &site.client.1, None).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "the private key in {} does not belong to the certificate in {}: after a renewal both files must be \
+                 replaced together",
+                site.client.1.display(),
+                site.server.0.display()
+            )
+        );
+    }
+
+    #[test]
+    fn unusable_keys_and_certificates_are_named() {
+        let site = Site::new();
+        let p521 = testdata("ec-p521.pem");
+        let error = load_identity(&site.server.0, &p521, None).unwrap_err();
+        assert_eq!(
+            text(&error, &p521),
+            "the private key in FILE cannot be used for TLS: failed to parse private key as RSA, ECDSA, or EdDSA: use \
+             RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or Ed25519"
+        );
+        let garbage = site.file("bad.crt", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
+        let error = load_identity(&garbage, &site.server.1, None).unwrap_err();
+        assert!(
+            text(&error, &garbage).starts_with(
+                "certificate 1 in the certificate file FILE cannot be parsed: not an X.509 certificate in DER: "
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn warns_of_open_keys_and_of_dates() {
+        let site = Site::new();
+        let (cert, key) = &site.server;
+        assert_eq!(identity_warnings(cert, key), []);
+        fs::set_permissions(key, Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(identity_warnings(cert, key), []);
+        fs::set_permissions(key, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(
+            identity_warnings(cert, key)[0].to_string(),
+            format!(
+                "the private key file {} is open to every user of this host (mode 0644): set its mode to 0600",
+                key.display()
+            )
+        );
+        for (spec, begin) in
+            [(LeafSpec::new("old").expired(), "expired on "), (not_yet_valid("new"), "is not valid before ")]
+        {
+            let dated = identity(&site.issue(&site.ca, &spec, "dated"));
+            let warning = identity_warnings(&dated.cert, &dated.key)[0].to_string();
+            assert!(warning.starts_with(&format!("our certificate in {} {begin}2", dated.cert.display())));
+        }
+    }
 }

@@ -35,15 +35,8 @@ impl ServerTls {
         password: Option<Zeroizing<String>>,
         client_cas: Vec<PathBuf>,
     ) -> Self {
-        let identity = Identity {
-            cert: cert.into(),
-            key: key.into(),
-            password,
-        };
-        Self {
-            identity,
-            client_cas,
-        }
+        let identity = Identity { cert: cert.into(), key: key.into(), password };
+        Self { identity, client_cas }
     }
 
     /// Reads the files and checks them.

@@ -30,24 +30,12 @@ pub(crate) struct TrustSet {
 impl TrustSet {
     pub(crate) fn from_files(files: &[PathBuf]) -> Result<Self, TlsError> {
         let place = place(files).ok_or(TlsError::NoFiles)?;
-        let mut set = Self {
-            roots: RootCertStore::empty(),
-            pins: Vec::new(),
-            place,
-        };
+        let mut set = Self { roots: RootCertStore::empty(), pins: Vec::new(), place };
         for path in files {
-            for (i, der) in load_certificates(path, FileKind::Ca)?
-                .into_iter()
-                .enumerate()
-            {
+            for (i, der) in load_certificates(path, FileKind::Ca)?.into_iter().enumerate() {
                 let info = CertificateInfo::from_der(&der).map_err(|source| {
                     let path = path.to_owned();
-                    TlsError::BadCertificate {
-                        kind: FileKind::Ca,
-                        path,
-                        number: i + 1,
-                        source,
-                    }
+                    TlsError::BadCertificate { kind: FileKind::Ca, path, number: i + 1, source }
                 })?;
                 if set.pins.iter().any(|pin| pin.der == der) {
                     continue;
@@ -67,17 +55,10 @@ impl TrustSet {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            let detail = found
-                .errors
-                .first()
-                .map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            let detail = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
             return Err(TlsError::SystemRoots { detail });
         }
-        Ok(Self {
-            roots,
-            pins: Vec::new(),
-            place: "the system's trusted certificates".into(),
-        })
+        Ok(Self { roots, pins: Vec::new(), place: "the system's trusted certificates".into() })
     }
 }
 

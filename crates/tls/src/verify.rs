@@ -10,9 +10,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 
 use crate::trust::{Pin, TrustSet};
 use crate::{CertificateInfo, TlsError};
@@ -69,11 +67,7 @@ pub enum PeerCertificateError {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "no name at all".to_owned()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") }
 }
 
 /// Accepts a server whose certificate is pinned, else by WebPKI chain and name. The handshake
@@ -101,17 +95,9 @@ impl ServerVerifier {
             let roots = Arc::new(trust.roots);
             let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
             let built = builder.build();
-            Some(built.map_err(|e| TlsError::Settings {
-                source: Error::General(e.to_string()),
-            })?)
+            Some(built.map_err(|e| TlsError::Settings { source: Error::General(e.to_string()) })?)
         };
-        Ok(Self {
-            webpki,
-            provider,
-            pins: trust.pins,
-            place: trust.place,
-            name,
-        })
+        Ok(Self { webpki, provider, pins: trust.pins, place: trust.place, name })
     }
 
     fn verify_chain(
@@ -144,16 +130,7 @@ impl ServerCertVerifier for ServerVerifier {
         }
         let name = self.name.as_ref().unwrap_or(server_name);
         self.verify_chain(end_entity, intermediates, name, ocsp_response, now)
-            .map_err(|error| {
-                detailed(
-                    error,
-                    end_entity,
-                    intermediates,
-                    Some(name),
-                    &self.pins,
-                    &self.place,
-                )
-            })
+            .map_err(|error| detailed(error, end_entity, intermediates, Some(name), &self.pins, &self.place))
     }
 
     fn verify_tls12_signature(
@@ -162,12 +139,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -176,18 +148,11 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -205,14 +170,8 @@ impl ClientVerifier {
             return Err(TlsError::NoAuthority { place: trust.place });
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(trust.roots), provider);
-        let webpki = builder.build().map_err(|e| TlsError::Settings {
-            source: Error::General(e.to_string()),
-        })?;
-        Ok(Self {
-            webpki,
-            pins: trust.pins,
-            place: trust.place,
-        })
+        let webpki = builder.build().map_err(|e| TlsError::Settings { source: Error::General(e.to_string()) })?;
+        Ok(Self { webpki, pins: trust.pins, place: trust.place })
     }
 }
 
@@ -229,16 +188,7 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, Error> {
         self.webpki
             .verify_client_cert(end_entity, intermediates, now)
-            .map_err(|error| {
-                detailed(
-                    error,
-                    end_entity,
-                    intermediates,
-                    None,
-                    &self.pins,
-                    &self.place,
-                )
-            })
+            .map_err(|error| detailed(error, end_entity, intermediates, None, &self.pins, &self.place))
     }
 
     fn verify_tls12_signature(
@@ -269,28 +219,17 @@ fn within_validity(info: &CertificateInfo, now: UnixTime) -> Result<(), Error> {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
     if time > info.not_after {
         let not_after = unix_time(info.not_after);
-        return Err(CertificateError::ExpiredContext {
-            time: now,
-            not_after,
-        }
-        .into());
+        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
     }
     if time < info.not_before {
         let not_before = unix_time(info.not_before);
-        return Err(CertificateError::NotValidYetContext {
-            time: now,
-            not_before,
-        }
-        .into());
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
     }
     Ok(())
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {
-    UnixTime::since_unix_epoch(
-        time.duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO),
-    )
+    UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
 /// Adds to the library's verdict what only the certificates can tell. Dates need no addition: the
@@ -310,20 +249,13 @@ fn detailed(
         return error;
     };
     let detail = match (verdict, name) {
-        (
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            Some(name),
-        ) => PeerCertificateError::WrongName {
-            expected: name.to_str().into_owned(),
-            names: leaf.names(),
-        },
+        (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }, Some(name)) => {
+            PeerCertificateError::WrongName { expected: name.to_str().into_owned(), names: leaf.names() }
+        }
         // `Other` is what a CA certificate used as a leaf comes as.
-        (
-            CertificateError::UnknownIssuer
-            | CertificateError::BadSignature
-            | CertificateError::Other(_),
-            _,
-        ) => missing_issuer(leaf, intermediates, pins, place),
+        (CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_), _) => {
+            missing_issuer(leaf, intermediates, pins, place)
+        }
         _ => return error,
     };
     CertificateError::Other(OtherError(Arc::new(detail))).into()
@@ -337,41 +269,24 @@ fn missing_issuer(
 ) -> PeerCertificateError {
     let place = place.to_owned();
     if leaf.is_self_issued() {
-        return PeerCertificateError::SelfMade {
-            subject: leaf.subject,
-            place,
-        };
+        return PeerCertificateError::SelfMade { subject: leaf.subject, place };
     }
-    let sent: Vec<_> = intermediates
-        .iter()
-        .take(MAX_CHAIN)
-        .filter_map(|der| CertificateInfo::from_der(der).ok())
-        .collect();
+    let sent: Vec<_> =
+        intermediates.iter().take(MAX_CHAIN).filter_map(|der| CertificateInfo::from_der(der).ok()).collect();
     let mut last = leaf;
     for _ in 0..MAX_CHAIN {
-        if pins
-            .iter()
-            .any(|pin| pin.info.is_ca && pin.info.subject == last.issuer)
-        {
+        if pins.iter().any(|pin| pin.info.is_ca && pin.info.subject == last.issuer) {
             let (subject, issuer) = (last.subject, last.issuer);
-            return PeerCertificateError::IssuerDiffers {
-                subject,
-                issuer,
-                place,
-            };
+            return PeerCertificateError::IssuerDiffers { subject, issuer, place };
         }
-        match sent
-            .iter()
-            .find(|c| c.subject == last.issuer && !c.is_self_issued())
-        {
+        match sent.iter().find(|c| c.subject == last.issuer && !c.is_self_issued()) {
             Some(next) => last = next.clone(),
             None => break,
         }
     }
     let (subject, issuer) = (last.subject, last.issuer);
-    PeerCertificateError::MissingIssuer {
-        subject,
-        issuer,
-        place,
-    }
+    PeerCertificateError::MissingIssuer { subject, issuer, place }
 }
+
+#[cfg(test)]
+mod tests;
