@@ -26,7 +26,6 @@ pub struct AgentAttributes {
 impl AgentAttributes {
     /// Checks what the server plugin named `name` has sent. The error is the status SPIRE server would end
     /// `AttestAgent` with.
-    #[expect(clippy::result_large_err, reason = "the status is the subject")]
     pub(super) fn check(
         name: &str,
         trust_domain: &TrustDomain,

@@ -112,3 +112,72 @@ impl http_body::Body for CancelBody {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+    use spire_proto::agent_nodeattestor::{
+        Challenge, PayloadOrChallengeResponse, node_attestor_client::NodeAttestorClient,
+    };
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    /// Serves one call over bare HTTP/2 and returns why its request stream was reset.
+    async fn serve(io: tokio::io::DuplexStream) -> Option<h2::Reason> {
+        let mut connection = h2::server::handshake(io).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while connection.accept().await.is_some() {} });
+        let response = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let _answers = respond.send_response(response, false).unwrap();
+        let mut body = request.into_body();
+        while let Some(data) = body.data().await {
+            match data {
+                Ok(data) => body.flow_control().release_capacity(data.len()).unwrap(),
+                Err(error) => return error.reason(),
+            }
+        }
+        None
+    }
+
+    fn connect() -> (Channel, tokio::io::DuplexStream) {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let mut client = Some(TokioIo::new(client));
+        let connector = tower::service_fn(move |_| std::future::ready(client.take().ok_or(std::fmt::Error)));
+        (Endpoint::from_static("http://unused").connect_with_connector_lazy(connector), server)
+    }
+
+    #[tokio::test]
+    async fn dropping_a_call_resets_its_stream_with_cancel() {
+        let (channel, server) = connect();
+        let server = tokio::spawn(serve(server));
+        let (opening, channel, request) = Opening::new(channel, Some(Challenge { challenge: b"C".to_vec() }));
+        let responses = NodeAttestorClient::new(channel).aid_attestation(request).await.unwrap().into_inner();
+        let call: Call<Challenge, PayloadOrChallengeResponse> = opening.opened(responses);
+        call.send(Challenge { challenge: b"D".to_vec() }).await.unwrap();
+        drop(call);
+        assert_eq!(server.await.unwrap(), Some(h2::Reason::CANCEL));
+    }
+
+    #[tokio::test]
+    async fn giving_up_on_a_silent_plugin_resets_its_stream_with_cancel() {
+        let (channel, server) = connect();
+        let (opening, channel, request) = Opening::<Challenge>::new(channel, None);
+        let mut client = NodeAttestorClient::new(channel);
+        let call = tokio::spawn(async move {
+            let _opening = opening;
+            client.aid_attestation(request).await.map(drop)
+        });
+        let (io, started) = (server, tokio::sync::oneshot::channel());
+        let server = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(io).await.unwrap();
+            let (request, _respond) = connection.accept().await.unwrap().unwrap();
+            started.0.send(()).unwrap();
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            request.into_body().data().await.unwrap().unwrap_err().reason()
+        });
+        started.1.await.unwrap();
+        call.abort();
+        assert_eq!(server.await.unwrap(), Some(h2::Reason::CANCEL));
+    }
+}
