@@ -173,9 +173,13 @@ impl KeylimeAgent {
     /// # Errors
     /// When there is no HTTP answer; a status is no error.
     pub fn get(&self, path: &str) -> Result<HttpAnswer> {
-        let scheme = if self.mtls { "https" } else { "http" };
-        let files = ClientFiles { ca: None, cert: &self.client.0, key: &self.client.1 };
-        http::call(&format!("{scheme}://127.0.0.1:{}{path}", self.port), self.mtls.then_some(files), &[])
+        self.caller().get(path)
+    }
+
+    /// What asks the agent's REST API, for another thread.
+    #[must_use]
+    pub fn caller(&self) -> AgentCaller {
+        AgentCaller { port: self.port, client: self.mtls.then(|| self.client.clone()) }
     }
 
     /// Ends the agent as a service manager does.
@@ -194,5 +198,25 @@ impl KeylimeAgent {
         self.part.kill();
         self.part = self.program.start("keylime_agent", &self.scratch.join("agent.log"))?;
         self.wait_listening()
+    }
+}
+
+/// Asks a Keylime agent's REST API; see [`KeylimeAgent::get`].
+#[derive(Debug, Clone)]
+pub struct AgentCaller {
+    port: u16,
+    /// Client certificate and key, where mTLS is on.
+    client: Option<(PathBuf, PathBuf)>,
+}
+
+impl AgentCaller {
+    /// As [`KeylimeAgent::get`].
+    ///
+    /// # Errors
+    /// When there is no HTTP answer; a status is no error.
+    pub fn get(&self, path: &str) -> Result<HttpAnswer> {
+        let scheme = if self.client.is_some() { "https" } else { "http" };
+        let files = self.client.as_ref().map(|(cert, key)| ClientFiles { ca: None, cert, key });
+        http::call(&format!("{scheme}://127.0.0.1:{}{path}", self.port), files, &[])
     }
 }

@@ -3,16 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::bin;
 
 /// Names the Python environment that holds Keylime.
 const VARIABLE: &str = "KEYLIME_VENV";
 
-/// Where environments are looked for when the variable is not set; the second one below the home folder, where
-/// `scripts/install-needs` makes it.
-const PLACES: [&str; 2] = ["/opt/keylime-venv", ".cache/spire-keylime/keylime-venv"];
+/// Where `scripts/install-needs` makes one, below the home folder.
+const PLACE: &str = ".cache/spire-keylime/keylime-venv";
 
 /// A Python environment with Keylime in it.
 #[derive(Debug, Clone)]
@@ -21,7 +20,7 @@ pub struct Venv {
 }
 
 impl Venv {
-    /// Looks at `KEYLIME_VENV`, then at the usual places.
+    /// Looks at `KEYLIME_VENV`, then where `scripts/install-needs` makes it.
     ///
     /// # Errors
     /// When there is none.
@@ -31,11 +30,9 @@ impl Venv {
             ensure!(has_keylime(&folder), "no keylime_verifier in {VARIABLE} = {}", folder.display());
             return Ok(Self { folder });
         }
-        let home = std::env::home_dir().unwrap_or_default();
-        match PLACES.iter().map(|place| home.join(place)).find(|folder| has_keylime(folder)) {
-            Some(folder) => Ok(Self { folder }),
-            None => bail!("{VARIABLE} is not set and there is none in {}", PLACES.join(" or ~/")),
-        }
+        let folder = std::env::home_dir().unwrap_or_default().join(PLACE);
+        ensure!(has_keylime(&folder), "{VARIABLE} is not set and there is none in ~/{PLACE}");
+        Ok(Self { folder })
     }
 
     /// The path of one of its programs, such as `keylime_tenant`.
