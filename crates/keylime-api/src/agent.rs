@@ -11,9 +11,10 @@ use tpm_wire::nonce::Nonce;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
-use crate::http::{self, Http, Negotiator, Target};
+use crate::http::{self, Http, Target};
 use crate::id::AgentId;
 use crate::members::{BodyError, Members, clean};
+use crate::negotiator::Negotiator;
 use crate::version::{ApiVersion, SUPPORTED};
 
 /// The way to a Keylime agent.
@@ -140,3 +141,6 @@ fn read_quote(m: &Members) -> Result<IdentityQuote, BodyError> {
         pubkey: m.text("pubkey")?.map(str::to_owned),
     })
 }
+
+#[cfg(test)]
+mod tests;

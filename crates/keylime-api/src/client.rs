@@ -188,6 +188,16 @@ impl ClientError {
         }
     }
 
+    /// No connection or no answer in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::ConnectTimeout { .. } | Self::Timeout { .. })
+    }
+
+    /// The service does not know what was asked for.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
     /// How long the service asks to wait before the next try, if it says so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -15,6 +15,7 @@ mod host_port;
 mod http;
 mod id;
 mod members;
+mod negotiator;
 pub mod registrar;
 pub mod registration;
 pub mod state;

@@ -7,9 +7,10 @@ use tls::rustls::ClientConfig;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
-use crate::http::{Http, Negotiator, Target, Transport};
+use crate::http::{Http, Target, Transport};
 use crate::id::AgentId;
 use crate::members::{BodyError, Members, clean};
+use crate::negotiator::Negotiator;
 use crate::version::{ApiVersion, SUPPORTED};
 
 /// The registrar's record of an activated agent: EK and AK were proven to sit in one TPM. The
@@ -85,3 +86,6 @@ fn read(m: &Members) -> Result<RegistrarAgent, BodyError> {
         regcount: m.unsigned("regcount")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,10 @@ use tls::rustls::ClientConfig;
 use crate::client::{ClientError, HttpSettings};
 use crate::credential::CredentialBlob;
 use crate::host_port::HostPort;
-use crate::http::{Http, Negotiator, Target, Transport};
+use crate::http::{Http, Target, Transport};
 use crate::id::AgentId;
 use crate::members::{BodyError, Members, unusable};
+use crate::negotiator::Negotiator;
 use crate::version::ApiVersion;
 
 /// What an agent registers with: body of `POST /v2.N/agents/{id}`. Members without a value are
@@ -183,3 +184,6 @@ fn read_blob(m: &Members) -> Result<CredentialBlob, BodyError> {
     let bytes = m.bytes("blob")?.ok_or(BodyError::Missing { member: "blob" })?;
     CredentialBlob::decode(&bytes).map_err(|e| unusable("blob", e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,10 @@ use tpm_wire::hash::HashAlgorithm;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
-use crate::http::{Http, Negotiator, Target, Transport};
+use crate::http::{Http, Target, Transport};
 use crate::id::AgentId;
 use crate::members::{BodyError, Members, clean};
+use crate::negotiator::Negotiator;
 use crate::state::{AgentState, AttestationStatus, OperationalState};
 use crate::version::{ApiVersion, SUPPORTED};
 
@@ -113,3 +114,6 @@ fn interval(text: &str) -> Option<Duration> {
     let seconds = text.strip_suffix('s')?.parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests;

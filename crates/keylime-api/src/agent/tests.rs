@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's answers over its three transports
+
+use test_support::scratch::Scratch;
+
+use super::*;
+use crate::testing::{PATIENT, Reply, Server, Site, error, ok};
+
+fn nonce() -> Nonce {
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".parse().unwrap()
+}
+
+/// An agent as the stock one answers.
+fn agent(request: &str) -> Reply {
+    match request {
+        "GET /version" => ok(r#"{"supported_version": "2.5", "supported_versions": ["2.1", "2.2", "2.5"]}"#),
+        "GET /v2.5/agent/info" => ok(r#"{"agent_uuid": "d432fbb3-d2f1-4a97-9ef7-75bd81c00000",
+            "tpm_hash_alg": "sha256", "tpm_enc_alg": "rsa2048", "tpm_sign_alg": "rsassa", "ak_handle": 4194304}"#),
+        "GET /v2.5/quotes/identity?nonce=ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" => ok(r#"{"quote": "rAA==:AA==:AA==",
+            "hash_alg": "sha256", "enc_alg": "rsa2048", "sign_alg": "rsassa", "pubkey": "PEM"}"#),
+        other => error(400, other),
+    }
+}
+
+async fn ask_both(transport: Transport) {
+    let client = AgentClient::new(&transport, PATIENT).unwrap();
+    assert_eq!(client.version().await.unwrap(), ApiVersion::new(2, 5));
+    let info = client.info().await.unwrap();
+    assert_eq!(info.agent_uuid.as_str(), "d432fbb3-d2f1-4a97-9ef7-75bd81c00000");
+    assert_eq!(info.tpm_hash_alg, HashAlgorithm::Sha256);
+    let quote = client.identity_quote(&nonce()).await.unwrap();
+    assert_eq!(quote.quote, "rAA==:AA==:AA==");
+    assert_eq!(quote.hash_alg, Some(HashAlgorithm::Sha256));
+}
+
+#[tokio::test]
+async fn answers_over_mtls() {
+    let site = Site::new();
+    let server = Server::start(Some(site.server()), agent).await;
+    ask_both(Transport::Tls(server.at.clone(), site.client())).await;
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn answers_over_plain_http() {
+    let server = Server::start(None, agent).await;
+    ask_both(Transport::PlainHttp(server.at.clone())).await;
+}
+
+#[tokio::test]
+async fn answers_over_a_unix_socket() {
+    let scratch = Scratch::new("agent").unwrap();
+    let path = scratch.join("agent.sock");
+    Server::on_unix_socket(&path, agent);
+    ask_both(Transport::UnixSocket(path)).await;
+}
+
+#[tokio::test]
+async fn an_agent_without_agent_info_is_too_old() {
+    let server = Server::start(None, |_| ok(r#"{"supported_version": "2.1", "supported_versions": ["2.1"]}"#)).await;
+    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let says = client.info().await.unwrap_err().to_string().replace(&server.at.to_string(), "HOST");
+    assert_eq!(
+        says,
+        "no API version in common with the Keylime agent at http://HOST: it speaks 2.1, this side 2.2, 2.3, 2.4, 2.5, \
+         2.6"
+    );
+}
+
+#[tokio::test]
+async fn unusable_answers_are_named_without_the_nonce() {
+    for (results, info, quote) in [
+        ("{}", "it has no \"agent_uuid\"", "it has no \"quote\""),
+        (
+            r#"{"agent_uuid": "../x", "quote": null}"#,
+            "its \"agent_uuid\" is unusable: the agent id holds '/', only A-Z a-z 0-9 . _ - are allowed",
+            "it has no \"quote\"",
+        ),
+        (
+            r#"{"agent_uuid": "x", "tpm_hash_alg": 4, "quote": 4}"#,
+            "its \"tpm_hash_alg\" is another number, not text",
+            "its \"quote\" is another number, not text",
+        ),
+    ] {
+        let server = Server::start(None, move |request| match request {
+            "GET /version" => ok(r#"{"supported_version": "2.2"}"#),
+            _ => ok(results),
+        })
+        .await;
+        let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+        let begin =
+            |call: &str| format!("the Keylime agent at http://{} answered {call} with an unusable body: ", server.at);
+        assert_eq!(client.info().await.unwrap_err().to_string(), begin("GET /agent/info") + info);
+        let error = client.identity_quote(&nonce()).await.unwrap_err();
+        assert_eq!(error.to_string(), begin("GET /quotes/identity") + quote);
+    }
+}
+
+#[tokio::test]
+async fn a_tpm_failure_is_transient_and_keeps_the_nonce_out() {
+    let server = Server::start(None, |request| match request {
+        "GET /version" => ok(r#"{"supported_version": "2.2"}"#),
+        _ => error(500, "Unable to retrieve quote"),
+    })
+    .await;
+    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let error = client.identity_quote(&nonce()).await.unwrap_err();
+    assert!(error.is_transient());
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the Keylime agent at http://{} answered GET /v2.2/quotes/identity with 500: Unable to retrieve quote",
+            server.at
+        )
+    );
+    assert!(!format!("{error:?}").contains("ABCDEFG"));
+}
+
+#[test]
+fn the_server_side_writes_the_same_members() {
+    let versions = AgentVersions { supported_version: ApiVersion::new(2, 6), supported_versions: SUPPORTED.to_vec() };
+    assert_eq!(
+        serde_json::to_string(&versions).unwrap(),
+        r#"{"supported_version":"2.6","supported_versions":["2.1","2.2","2.3","2.4","2.5","2.6"]}"#
+    );
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The registrar's answers to an administrator
+
+use super::*;
+use crate::testing::{PATIENT, Reply, Server, Site, error, ok, versions};
+
+async fn ask(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Result<RegistrarAgent, String> {
+    let site = Site::new();
+    let server = Server::start(Some(site.server()), move |request| match request {
+        "GET /version" => versions(&["2.6"]),
+        "GET /v2.6/agents/host" => reply(),
+        other => panic!("{other}"),
+    })
+    .await;
+    let client = RegistrarClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    client.warm_up().await.unwrap();
+    let id = "host".parse().unwrap();
+    client.agent(&id).await.map_err(|e| e.to_string().replace(&server.at.to_string(), "HOST"))
+}
+
+#[tokio::test]
+async fn a_record_is_read() {
+    let agent = ask(|| {
+        ok(r#"{"aik_tpm": "ARg=", "ek_tpm": "AToA", "ekcert": "MII=", "mtls_cert": "disabled", "ip": "127.0.0.1",
+              "port": 9002, "regcount": 2}"#)
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        agent,
+        RegistrarAgent {
+            aik_tpm: vec![1, 24],
+            ek_tpm: Some(vec![1, 58, 0]),
+            ekcert: Some(vec![48, 130]),
+            mtls_cert: Some("disabled".to_owned()),
+            ip: Some("127.0.0.1".to_owned()),
+            port: Some(9002),
+            regcount: Some(2),
+        }
+    );
+    let least = ask(|| ok(r#"{"aik_tpm": "ARg=", "ekcert": null, "mtls_cert": null}"#)).await.unwrap();
+    assert_eq!((least.ekcert, least.mtls_cert, least.ek_tpm), (None, None, None));
+}
+
+#[tokio::test]
+async fn failures_are_named() {
+    let peer = "the Keylime registrar at https://HOST";
+    let body = format!("{peer} answered GET /agents/host with an unusable body: ");
+    for (reply, text) in [
+        ((|| ok("{}")) as fn() -> Reply, format!("{body}it has no \"aik_tpm\"")),
+        (|| ok(r#"{"aik_tpm": ""}"#), format!("{body}it has no \"aik_tpm\"")),
+        (|| ok(r#"{"aik_tpm": "%"}"#), format!("{body}its \"aik_tpm\" is unusable: it is not base64")),
+        (
+            || error(404, "Agent with ID 'host' has not been activated"),
+            format!(
+                "{peer} does not know what GET /v2.6/agents/host asks for: Agent with ID 'host' has not been activated"
+            ),
+        ),
+        (|| error(403, "Forbidden"), format!("{peer} forbids GET /v2.6/agents/host: Forbidden")),
+    ] {
+        assert_eq!(ask(reply).await.unwrap_err(), text);
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Registering with registrars of all ages and moods
+
+use super::*;
+use crate::credential::auth_tag;
+use crate::testing::{PATIENT, Reply, Server, Site, error, ok, versions};
+use crate::version::SUPPORTED;
+
+fn id() -> AgentId {
+    "host".parse().unwrap()
+}
+
+fn registration() -> Registration {
+    Registration {
+        aik_tpm: vec![1, 24],
+        ek_tpm: vec![1, 58, 0],
+        ekcert: Some("PEM".to_owned()),
+        ip: "10.0.0.1".to_owned(),
+        port: 9002,
+        mtls_cert: MtlsCert::Pem("CERT".to_owned()),
+    }
+}
+
+/// The blob of the id object 01 and the secret 02.
+const BLOB: &str = r#"{"blob": "utzA3gAAAAEAAQEAAQI="}"#;
+
+async fn plain(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> (Server, RegistrationClient) {
+    let server = Server::start(None, answer).await;
+    let client = RegistrationClient::new(server.at.clone(), None, PATIENT, &SUPPORTED).unwrap();
+    (server, client)
+}
+
+#[tokio::test]
+async fn registers_and_activates() {
+    let site = Site::new();
+    let server = Server::start(Some(site.server()), |request| match request {
+        "GET /version" => versions(&["2.0", "2.1", "2.5"]),
+        r if r.starts_with("POST") => ok(BLOB),
+        _ => ok("{}"),
+    })
+    .await;
+    let client = RegistrationClient::new(server.at.clone(), Some(site.client()), PATIENT, &SUPPORTED).unwrap();
+    let blob = client.register(&id(), &registration()).await.unwrap();
+    assert_eq!((blob.id_object, blob.encrypted_secret), (vec![1], vec![2]));
+    let tag = auth_tag(b"secret", &id());
+    client.activate(&id(), &tag).await.unwrap();
+    assert_eq!(
+        server.seen(),
+        [
+            "GET /version".to_owned(),
+            r#"POST /v2.5/agents/host {"aik_tpm":"ARg=","ek_tpm":"AToA","ekcert":"PEM","ip":"10.0.0.1","port":9002,"mtls_cert":"CERT"}"#
+                .to_owned(),
+            format!(r#"PUT /v2.5/agents/host/activate {{"auth_tag":"{tag}"}}"#),
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_there_is_left_out_and_off_is_a_word() {
+    let bare = Registration { ekcert: None, mtls_cert: MtlsCert::Disabled, ..registration() };
+    assert_eq!(
+        serde_json::to_string(&bare).unwrap(),
+        r#"{"aik_tpm":"ARg=","ek_tpm":"AToA","ip":"10.0.0.1","port":9002,"mtls_cert":"disabled"}"#
+    );
+}
+
+#[tokio::test]
+async fn only_enabled_versions_are_used() {
+    let server = Server::start(None, |_| versions(&["2.5", "2.6"])).await;
+    let enabled = [ApiVersion::new(2, 1), ApiVersion::new(2, 5)];
+    let client = RegistrationClient::new(server.at.clone(), None, PATIENT, &enabled).unwrap();
+    assert_eq!(client.version().await.unwrap(), Some(ApiVersion::new(2, 5)));
+    let client = RegistrationClient::new(server.at.clone(), None, PATIENT, &enabled[..1]).unwrap();
+    assert!(matches!(client.version().await, Err(ClientError::NoCommonVersion { .. })));
+}
+
+#[tokio::test]
+async fn an_old_registrar_is_tried_from_the_newest_version_down() {
+    let (server, client) = plain(|request| match request {
+        "GET /version" => error(404, "Not Found"),
+        r if r.starts_with("POST /v2.4/") => ok(BLOB),
+        r if r.starts_with("PUT /v2.4/") => ok("{}"),
+        _ => error(400, "API Version not supported"),
+    })
+    .await;
+    assert_eq!(client.version().await.unwrap(), None);
+    client.register(&id(), &registration()).await.unwrap();
+    client.activate(&id(), "00").await.unwrap();
+    let calls: Vec<_> = server.seen().iter().map(|r| r.split(" {").next().unwrap().to_owned()).collect();
+    assert_eq!(
+        calls,
+        [
+            "GET /version",
+            "GET /version",
+            "POST /v2.6/agents/host",
+            "POST /v2.5/agents/host",
+            "POST /v2.4/agents/host",
+            "PUT /v2.4/agents/host/activate"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_old_registrar_that_knows_no_version_is_given_up() {
+    let (server, client) = plain(|request| match request {
+        "GET /version" => error(405, "Not Implemented"),
+        _ => error(400, "API Version not supported"),
+    })
+    .await;
+    let says = client.register(&id(), &registration()).await.unwrap_err().to_string();
+    assert!(says.ends_with("answered POST /v2.1/agents/host with 400: API Version not supported"), "{says}");
+    assert_eq!(server.seen().len(), 7);
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart() {
+    let forbidden = "Agent re-registration with different TPM identity is forbidden for security reasons";
+    let invalid = "Could not register agent with invalid data";
+    for (code, status, transient, words) in [
+        (403, forbidden, false, "forbids POST /v2.6/agents/host"),
+        (400, invalid, false, "answered POST /v2.6/agents/host with 400"),
+        (500, "Internal Server Error", true, "answered POST /v2.6/agents/host with 500"),
+    ] {
+        let (server, client) = plain(move |request| match request {
+            "GET /version" => versions(&["2.6"]),
+            _ => error(code, status),
+        })
+        .await;
+        let error = client.register(&id(), &registration()).await.unwrap_err();
+        assert_eq!(error.is_transient(), transient);
+        assert_eq!(matches!(error, ClientError::Forbidden { .. }), code == 403);
+        let says = error.to_string().replace(&server.at.to_string(), "HOST");
+        assert_eq!(says, format!("the Keylime registrar at http://HOST {words}: {status}"));
+        // No other version is tried.
+        assert_eq!(server.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_credential_must_be_one() {
+    for (results, text) in [
+        ("{}", "it has no \"blob\""),
+        (r#"{"blob": "AAAA"}"#, "its \"blob\" is unusable: the credential ends within its magic number"),
+        (r#"{"blob": 3}"#, "its \"blob\" is another number, not text"),
+    ] {
+        let (_server, client) = plain(move |request| match request {
+            "GET /version" => versions(&["2.6"]),
+            _ => ok(results),
+        })
+        .await;
+        let says = client.register(&id(), &registration()).await.unwrap_err().to_string();
+        assert!(says.ends_with(&format!("POST /v2.6/agents/host with an unusable body: {text}")), "{says}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_proof_and_an_unknown_record_are_told_apart() {
+    for (code, not_found) in [(400, false), (404, true)] {
+        let (_server, client) = plain(move |request| match request {
+            "GET /version" => versions(&["2.6"]),
+            _ => error(code, "no"),
+        })
+        .await;
+        let error = client.activate(&id(), "00").await.unwrap_err();
+        assert_eq!(error.is_not_found(), not_found);
+        assert!(!error.is_transient());
+    }
+}

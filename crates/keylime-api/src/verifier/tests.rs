@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verifier's answers: good ones, odd ones, and those of other deployments
+
+use super::*;
+use crate::testing::{PATIENT, Reply, Server, Site, error, ok, versions};
+use crate::verdict::Verdict;
+
+/// 2027-01-15T08:00:00Z, the date of every answer.
+const NOW: u64 = 1_800_000_000;
+
+/// A record as Keylime 7.14.3 gives it.
+const RECORD: &str = r#"{"operational_state": 3, "v": null, "ip": "127.0.0.1", "port": 9002,
+    "tpm_policy": "{\"mask\": \"0x0\"}", "meta_data": "{}", "has_mb_refstate": 0, "has_runtime_policy": 0,
+    "accept_tpm_hash_algs": ["sha512", "sha384", "sha256"], "accept_tpm_encryption_algs": ["ecc", "rsa"],
+    "accept_tpm_signing_algs": ["ecschnorr", "rsassa"], "hash_alg": "sha256", "enc_alg": "rsa", "sign_alg": "rsassa",
+    "verifier_id": "default", "verifier_ip": "127.0.0.1", "verifier_port": 8881, "severity_level": null,
+    "last_event_id": null, "attestation_count": 27, "last_received_quote": 1799999998,
+    "last_successful_attestation": 1799999998, "attestation_period": "2s", "maximum_attestation_interval": "10s",
+    "attestation_status": "PASS"}"#;
+
+fn id() -> AgentId {
+    "d432fbb3-d2f1-4a97-9ef7-75bd81c00000".parse().unwrap()
+}
+
+async fn ask(reply: impl Fn() -> Reply + Send + Sync + 'static) -> (Server, Result<VerifierAgent, ClientError>) {
+    let site = Site::new();
+    let server = Server::start(Some(site.server()), move |request| match request {
+        "GET /version" => versions(&["2.4", "2.5", "2.6"]),
+        _ => reply(),
+    })
+    .await;
+    let client = VerifierClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    let result = client.agent(&id()).await;
+    (server, result)
+}
+
+/// The text of a failure, without the address.
+async fn failure(reply: impl Fn() -> Reply + Send + Sync + 'static) -> String {
+    let (server, result) = ask(reply).await;
+    result.unwrap_err().to_string().replace(&server.at.to_string(), "HOST")
+}
+
+/// The record, with one member changed or, for `None`, taken out.
+fn changed(member: &str, to: Option<&str>) -> String {
+    let mut record: serde_json::Map<_, _> = serde_json::from_str(RECORD).unwrap();
+    match to {
+        Some(text) => record.insert(member.to_owned(), serde_json::from_str(text).unwrap()),
+        None => record.remove(member),
+    };
+    serde_json::to_string(&record).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_is_read_and_judged() {
+    let (server, agent) = ask(|| ok(RECORD)).await;
+    let agent = agent.unwrap();
+    assert_eq!(server.seen(), ["GET /version", "GET /v2.6/agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000"]);
+    assert_eq!(agent.verdict(None), Verdict::Verified);
+    assert_eq!(
+        agent,
+        VerifierAgent {
+            state: AgentState::Pull(OperationalState::GetQuote),
+            attestation_status: Some(AttestationStatus::Pass),
+            attestation_count: 27,
+            last_received_quote: NOW - 2,
+            last_successful_attestation: NOW - 2,
+            maximum_attestation_interval: Some(Duration::from_secs(10)),
+            hash_alg: Some(HashAlgorithm::Sha256),
+            ip: Some("127.0.0.1".to_owned()),
+            port: Some(9002),
+            last_event_id: None,
+            answer_date: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
+        }
+    );
+}
+
+#[tokio::test]
+async fn warming_up_leaves_one_request_for_the_call() {
+    let site = Site::new();
+    let server = Server::start(Some(site.server()), |request| match request {
+        "GET /version" => versions(&["2.5"]),
+        _ => ok(RECORD),
+    })
+    .await;
+    let client = VerifierClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    assert_eq!(client.warm_up().await.unwrap(), ApiVersion::new(2, 5));
+    client.agent(&id()).await.unwrap();
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn odd_records_admit_nobody() {
+    for (member, to, verdict) in [
+        ("attestation_count", Some("0"), "not verified yet: no successful attestation so far"),
+        ("attestation_count", Some("null"), "not verified yet: no successful attestation so far"),
+        ("attestation_count", None, "not verified yet: no successful attestation so far"),
+        ("last_successful_attestation", Some("null"), "not verified yet: no successful attestation so far"),
+        ("last_successful_attestation", None, "not verified yet: no successful attestation so far"),
+        (
+            "last_successful_attestation",
+            Some("1799999989"),
+            "the last successful attestation is 11 s old, the limit is 10 s",
+        ),
+        ("operational_state", Some("null"), "not verified yet: the agent is in Keylime's push model"),
+        ("operational_state", Some("1"), "not verified yet: the verifier has the host in state 1 (Start)"),
+        ("operational_state", Some("9"), "the verifier has the host in state 9 (Invalid Quote)"),
+        ("operational_state", Some("-3"), "not verified yet: the verifier has the host in state -3 (unknown)"),
+    ] {
+        let record = changed(member, to);
+        let (_, agent) = ask(move || ok(&record)).await;
+        assert_eq!(agent.unwrap().verdict(None).to_string(), verdict, "{member}");
+    }
+}
+
+#[tokio::test]
+async fn a_push_agent_has_neither_address_nor_port() {
+    let record = changed("ip", Some("null")).replace("\"port\":9002", "\"port\":null");
+    let (_, agent) = ask(move || ok(&record)).await;
+    assert_eq!(agent.unwrap().state, AgentState::Push);
+}
+
+#[tokio::test]
+async fn members_that_decide_nothing_may_be_missing() {
+    for member in [
+        "attestation_status",
+        "last_received_quote",
+        "maximum_attestation_interval",
+        "hash_alg",
+        "ip",
+        "port",
+        "last_event_id",
+    ] {
+        for record in [changed(member, None), changed(member, Some("null"))] {
+            let (_, agent) = ask(move || ok(&record)).await;
+            assert_eq!(agent.unwrap().verdict(None), Verdict::Verified, "{member}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interval_in_another_form_falls_back_to_the_strict_default() {
+    for text in ["\"\"", "\"10\"", "\"1m\"", "\"-5s\"", "\"1.5s\"", "\"99999999999999999999s\""] {
+        let record = changed("maximum_attestation_interval", Some(text));
+        let (_, agent) = ask(move || ok(&record)).await;
+        assert_eq!(agent.unwrap().maximum_attestation_interval, None);
+    }
+}
+
+#[tokio::test]
+async fn wrong_types_are_named() {
+    let begin = "the Keylime verifier at https://HOST answered GET /agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 with \
+                 an unusable body: ";
+    for (member, to, text) in [
+        ("operational_state", None, "it has no \"operational_state\""),
+        ("operational_state", Some("\"3\""), "its \"operational_state\" is text, not a whole number"),
+        ("operational_state", Some("3.5"), "its \"operational_state\" is another number, not a whole number"),
+        ("attestation_count", Some("-1"), "its \"attestation_count\" is another number, not a whole number from 0"),
+        ("attestation_count", Some("[1]"), "its \"attestation_count\" is a list, not a whole number from 0"),
+        (
+            "last_successful_attestation",
+            Some("\"now\""),
+            "its \"last_successful_attestation\" is text, not a whole number from 0",
+        ),
+        (
+            "maximum_attestation_interval",
+            Some("10"),
+            "its \"maximum_attestation_interval\" is another number, not text",
+        ),
+        ("hash_alg", Some("{}"), "its \"hash_alg\" is an object, not text"),
+        ("port", Some("99999"), "its \"port\" is unusable: it is above 65535"),
+    ] {
+        let record = changed(member, to);
+        assert_eq!(failure(move || ok(&record)).await, format!("{begin}{text}"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_date_cannot_be_judged() {
+    let body = format!(r#"{{"code": 200, "status": "Success", "results": {RECORD}}}"#);
+    for headers in ["", "Date: yesterday\r\n"] {
+        let body = body.clone();
+        assert_eq!(
+            failure(move || Reply::Answer(200, headers, body.clone())).await,
+            "the Keylime verifier at https://HOST answered GET /agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 without a \
+             usable Date header, so the age of its record cannot be told"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_agent_is_told_apart() {
+    let (server, result) = ask(|| error(404, "agent id not found")).await;
+    let error = result.unwrap_err();
+    assert!(error.is_not_found() && !error.is_transient());
+    assert_eq!(server.seen().len(), 2);
+}
