@@ -132,7 +132,9 @@ impl Network {
     fn plain(self, at: HostPort, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
         for (name, given) in self.tls_files() {
             if given {
-                options.problem(format!("`{name}` is set but `keylime_agent_use_tls` is not `true`: set it, or remove `{name}`"));
+                options.problem(format!(
+                    "`{name}` is set but `keylime_agent_use_tls` is not `true`: set it, or remove `{name}`"
+                ));
             }
         }
         if !at.is_loopback() && !self.insecure_plain_http {

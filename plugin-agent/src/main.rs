@@ -4,9 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    go_plugin::plugin::run(
-        spire_plugin::handshake(),
-        keylime_attestor_agent::about(),
-        keylime_attestor_agent::routes,
-    )
+    go_plugin::plugin::run(spire_plugin::handshake(), keylime_attestor_agent::about(), keylime_attestor_agent::routes)
 }

@@ -82,9 +82,6 @@ async fn aid(
     Ok(())
 }
 
-async fn send(
-    exchange: &Exchange<Challenge, PayloadOrChallengeResponse>,
-    data: Data,
-) -> Result<(), End> {
+async fn send(exchange: &Exchange<Challenge, PayloadOrChallengeResponse>, data: Data) -> Result<(), End> {
     exchange.send(PayloadOrChallengeResponse { data: Some(data) }).await.map_err(End::Stream)
 }

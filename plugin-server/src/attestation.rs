@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use keylime_api::{AgentId, ClientError};
 use keylime_api::registrar::RegistrarAgent;
 use keylime_api::verifier::VerifierAgent;
+use keylime_api::{AgentId, ClientError};
 use ring::rand::{SecureRandom, SystemRandom};
 use spire_plugin::SpiffeId;
 use tpm_wire::hash::HashAlgorithm;
@@ -61,10 +61,7 @@ impl AwaitPayload {
     /// [`Refusal::Malformed`], [`Refusal::AgentId`], [`Refusal::HashAlgorithm`], [`Refusal::Random`].
     pub fn payload(self, bytes: &[u8]) -> Result<(Vec<u8>, AwaitQuote), Refusal> {
         let payload = Payload::from_json(bytes)?;
-        let id: AgentId = payload
-            .agent_id
-            .parse()
-            .map_err(Refusal::AgentId)?;
+        let id: AgentId = payload.agent_id.parse().map_err(Refusal::AgentId)?;
         let bank = policy::allowed_bank(&payload.hash_alg)?;
         let nonce = fresh_nonce()?;
         let challenge = Challenge { nonce: nonce.as_str().to_owned() }.to_json();
@@ -87,8 +84,7 @@ impl AwaitQuote {
     /// [`Refusal::NotRegistered`] or [`Refusal::Neighbour`].
     pub async fn records(&self) -> Result<Records, Refusal> {
         // Both to their end: where both fail, the verifier's reason is the one to report.
-        let (verifier, registrar) =
-            tokio::join!(self.ask_verifier(), self.config.registrar.agent(&self.id));
+        let (verifier, registrar) = tokio::join!(self.ask_verifier(), self.config.registrar.agent(&self.id));
         let verifier = verifier?;
         let registrar = registrar.map_err(|source| match source {
             source if source.is_not_found() => Refusal::NotRegistered,

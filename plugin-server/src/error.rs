@@ -83,7 +83,9 @@ pub enum Refusal {
     #[error("the verifier does not know this Keylime agent: enrol the host")]
     NotEnrolled,
     /// The registrar does not know the id, or it is not activated.
-    #[error("the registrar does not know this Keylime agent, or its registration is not activated: look at the Keylime agent's log")]
+    #[error(
+        "the registrar does not know this Keylime agent, or its registration is not activated: look at the Keylime agent's log"
+    )]
     NotRegistered,
     /// The verifier's record says something else than "verified, recently, and still".
     #[error("the verifier does not vouch for this host: {0}")]

@@ -14,8 +14,7 @@ use crate::error::Refusal;
 
 /// The PCR banks, and so the AK's hash algorithms, that a quote may use. SHA-1 and SM3 are not
 /// among them: the first no longer resists collisions, Keylime cannot verify the second.
-pub const ALLOWED_BANKS: [HashAlgorithm; 3] =
-    [HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512];
+pub const ALLOWED_BANKS: [HashAlgorithm; 3] = [HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512];
 
 /// Parses the hash algorithm that the node claims.
 ///
@@ -25,10 +24,7 @@ pub const ALLOWED_BANKS: [HashAlgorithm; 3] =
 /// # Errors
 /// [`Refusal::HashAlgorithm`] for anything else.
 pub fn allowed_bank(name: &str) -> Result<HashAlgorithm, Refusal> {
-    name.parse::<HashAlgorithm>()
-        .ok()
-        .filter(|bank| ALLOWED_BANKS.contains(bank))
-        .ok_or(Refusal::HashAlgorithm)
+    name.parse::<HashAlgorithm>().ok().filter(|bank| ALLOWED_BANKS.contains(bank)).ok_or(Refusal::HashAlgorithm)
 }
 
 /// Holds the verifier's record of a host to "verified, recently, and still".
@@ -78,7 +74,6 @@ pub fn registered_ak(id: &AgentId, record: &RegistrarAgent) -> Result<AkPublic, 
             });
         }
     }
-    let ak = Public::decode_2b(&record.aik_tpm)
-        .map_err(|error| unusable("the registrar's AK", &error))?;
+    let ak = Public::decode_2b(&record.aik_tpm).map_err(|error| unusable("the registrar's AK", &error))?;
     AkPublic::try_from(ak).map_err(|error| unusable("the registrar's AK", &error))
 }

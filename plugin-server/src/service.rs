@@ -46,10 +46,7 @@ impl ServerAttestor {
 impl NodeAttestor for ServerAttestor {
     type AttestStream = Answers<AttestResponse>;
 
-    async fn attest(
-        &self,
-        request: Request<Streaming<AttestRequest>>,
-    ) -> Result<Response<Self::AttestStream>, Status> {
+    async fn attest(&self, request: Request<Streaming<AttestRequest>>) -> Result<Response<Self::AttestStream>, Status> {
         let config = self.config.snapshot()?;
         let attempt = attempt_id();
         let span = info_span!("attestation", attempt = %attempt, agent = tracing::field::Empty);

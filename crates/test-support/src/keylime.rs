@@ -7,7 +7,7 @@ mod http;
 mod servers;
 mod venv;
 
-pub use agent::{KeylimeAgent, KeylimeAgentOptions};
+pub use agent::{AgentCaller, KeylimeAgent, KeylimeAgentOptions};
 pub use http::HttpAnswer;
 pub use servers::{KeylimeOptions, KeylimeServers, Server};
 pub use venv::Venv;

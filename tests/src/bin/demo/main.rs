@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `scripts/demo`: shows a host getting its SPIFFE identity because its TPM says so, and losing it when the TPM says
+//! otherwise. Everything it starts is real and runs on loopback, in folders below `TMPDIR`; it ends with this process,
+//! however that ends, and the script removes the folders.
+
+mod built_in_host;
+mod real_spire;
+mod steps;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use e2e::{Host, LIMIT, WATCHED_PCR, keylime_options, our_agent};
+use test_support::keylime::Server;
+use test_support::process::Part;
+use test_support::spire::SpireBinaries;
+use test_support::{KeylimeServers, Swtpm, SwtpmOptions, process};
+
+use crate::steps::Steps;
+
+/// A host gets its SPIFFE identity because its TPM says so: the real SPIRE, Keylime and a software TPM, on loopback.
+#[derive(Debug, Parser)]
+#[command(name = "demo", version)]
+struct Arguments {
+    /// Leave everything running at the end, and say how to look at it and how to end it.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.keep {
+        process::outlive_this_process();
+    }
+    match show(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\ndemo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show(arguments: &Arguments) -> Result<()> {
+    let spire = SpireBinaries::find();
+    println!("A host gets its SPIFFE identity because its TPM says so.\n");
+    let mut steps = Steps::new();
+
+    let tpm = steps.run("Software TPM with an EK certificate", || {
+        let tpm = Swtpm::start(SwtpmOptions::default())?;
+        let told = format!("TCTI {}", tpm.tcti);
+        Ok((tpm, told))
+    })?;
+    let servers = steps.run("Keylime verifier and registrar", || {
+        let servers = KeylimeServers::start(&keylime_options(&tpm))?;
+        let told = format!("verifier :{}, registrar :{} (TLS)", servers.verifier_port, servers.registrar_tls_port);
+        Ok((servers, told))
+    })?;
+    let host = steps.run("keylime_agent made its AK and registered it, with the EK", || {
+        let options = our_agent(&tpm)?;
+        let host = Host::with(tpm, servers, options)?;
+        let told = format!("id {} (hash of the EK)", host.id);
+        Ok((host, told))
+    })?;
+    steps.run("keylime_tenant checked the EK certificate and enrolled the host", || {
+        host.servers.enrol(&host.id, host.agent.port, Some(&e2e::tpm_policy()))?;
+        Ok(((), format!("policy: PCR {WATCHED_PCR} must be zero")))
+    })?;
+    steps.run("The verifier accepted the first quote", || {
+        host.servers.wait_verified(&host.id, LIMIT)?;
+        Ok(((), "state 3, Get Quote; it asks again every 2 s".to_owned()))
+    })?;
+
+    let mut host = host;
+    let mut sessions = Vec::new();
+    match spire {
+        Ok(_) => sessions.extend(real_spire::show(&mut steps, &host, arguments.keep)?),
+        Err(why) => {
+            println!("    SPIRE is not here ({why}): the built-in plugin host stands in for it.");
+            built_in_host::show(&mut steps, &host)?;
+        }
+    }
+    if arguments.keep {
+        sessions.extend(how_to_poke(&mut host));
+        let sessions: Vec<_> = sessions.iter().map(u32::to_string).collect();
+        println!(
+            "\n  To end it all:         pkill -s {}; rm -rf {}",
+            sessions.join(","),
+            std::env::temp_dir().display()
+        );
+        std::mem::forget(host);
+    }
+    Ok(())
+}
+
+/// Says how to look at what is left running, and answers the sessions of its processes.
+fn how_to_poke(host: &mut Host) -> Vec<u32> {
+    let tls = host.servers.cv_ca.display();
+    println!(
+        "\n  Everything is left running.\n\
+         \n  The TPM:               TPM2TOOLS_TCTI={tcti} tpm2_pcrread sha256:{WATCHED_PCR}\
+         \n  The verifier's record: curl -s --cacert {tls}/cacert.crt --cert {tls}/client-cert.crt \\\
+         \n                           --key {tls}/client-private.pem https://127.0.0.1:{verifier}/v2.5/agents/{id}\
+         \n  keylime_agent's log:   less {agent}/agent.log",
+        tcti = host.tpm.tcti,
+        verifier = host.servers.verifier_port,
+        id = host.id,
+        agent = host.agent.scratch().display(),
+    );
+    let parts = [host.tpm.part().map(Part::pid), Some(host.agent.part().pid())];
+    let servers = [Server::Verifier, Server::Registrar].map(|server| host.servers.part(server).map(|part| part.pid()));
+    parts.into_iter().chain(servers).flatten().collect()
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The second half of the demo, with the real SPIRE.
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Host, LIMIT, WATCHED_PCR};
+use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions};
+
+use crate::steps::Steps;
+
+const WORKLOAD: &str = "spiffe://tower.example/demo-workload";
+
+/// Shows it; answers the sessions of the processes that are kept.
+pub(crate) fn show(steps: &mut Steps, host: &Host, keep: bool) -> Result<Vec<u32>> {
+    let options = SpireServerOptions::new(host.server_plugin()?);
+    let mut server = steps.run("SPIRE server loaded keylime-attestor-server, pinned by its SHA-256", || {
+        let validated = SpireServer::validate(&options)?;
+        let said = String::from_utf8_lossy(&validated.stdout).trim().to_owned();
+        ensure!(validated.status.success(), "spire-server validate: {said}");
+        let server = SpireServer::start(&options)?;
+        let told = format!("spire-server validate: {said}");
+        Ok((server, told))
+    })?;
+    let agent_id = server.agent_id(&host.id);
+    let uid = format!("unix:uid:{}", nix::unistd::geteuid());
+    server.entry_create(&agent_id, WORKLOAD, &[&uid])?;
+
+    let options = SpireAgentOptions::new(host.agent_plugin()?);
+    let mut agent = steps.timed("SPIRE agent loaded keylime-attestor-agent, and attested", || {
+        let mut agent = SpireAgent::start(&server, &options)?;
+        let took = agent.attested(LIMIT)?;
+        Ok((agent, agent_id.clone(), took))
+    })?;
+    steps.run("A workload on this host asked for its X.509-SVID", || {
+        let svids = agent.fetch_x509(LIMIT)?;
+        let svid = svids.first().context("SPIRE gave no SVID")?;
+        Ok(((), svid.spiffe_id.clone()))
+    })?;
+    change_pcr(steps, host)?;
+    steps.run("The SPIRE agent started afresh, and was refused", || {
+        agent.wipe_and_restart()?;
+        Ok(((), agent.refused(LIMIT)?))
+    })?;
+    if keep {
+        println!(
+            "\n  SPIRE's agents:        spire-server agent list -socketPath {}\n  SPIRE server's log:    less {}/server.log",
+            server.socket.display(),
+            server.folder().display()
+        );
+        let sessions = vec![server.part().pid(), agent.part().pid()];
+        std::mem::forget((server, agent));
+        return Ok(sessions);
+    }
+    Ok(Vec::new())
+}
+
+/// Changes the watched PCR, and waits until the verifier has seen it.
+pub(crate) fn change_pcr(steps: &mut Steps, host: &Host) -> Result<()> {
+    steps.run(&format!("PCR {WATCHED_PCR} was extended in the TPM, as a tampered boot would"), || {
+        host.tpm.pcr_extend(WATCHED_PCR)?;
+        let record = host.servers.wait_state(&host.id, 9, LIMIT)?;
+        let event = record.get("last_event_id").and_then(|event| event.as_str()).unwrap_or_default();
+        Ok(((), format!("the verifier noticed: state 9, Invalid Quote ({event})")))
+    })
+}

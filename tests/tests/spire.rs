@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Our plugins and our Keylime agent under the real SPIRE, Keylime and software TPM: the way to an identity, and the
+//! loss of it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
+use std::time::Duration;
+
+use e2e::{Host, LIMIT, WATCHED_PCR};
+use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, require};
+
+const WORKLOAD: &str = "spiffe://tower.example/workload";
+
+#[test]
+fn a_host_attests_reattests_and_is_refused_after_a_pcr_change() {
+    let (Some(()), Some(_), Some(_)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
+    let Some(()) = require::root() else { return };
+    let host = Host::start().unwrap();
+    host.enrol().unwrap();
+
+    let options = SpireServerOptions::new(host.server_plugin().unwrap());
+    let validated = SpireServer::validate(&options).unwrap();
+    let said = String::from_utf8_lossy(&validated.stdout);
+    assert!(validated.status.success(), "{said}{}", String::from_utf8_lossy(&validated.stderr));
+    let server = SpireServer::start(&options).unwrap();
+    let agent_id = server.agent_id(&host.id);
+    let uid = format!("unix:uid:{}", nix::unistd::geteuid());
+    server.entry_create(&agent_id, WORKLOAD, &[&uid]).unwrap();
+
+    let mut agent = SpireAgent::start(&server, &SpireAgentOptions::new(host.agent_plugin().unwrap())).unwrap();
+    agent.attested(LIMIT).unwrap();
+    let svids = agent.fetch_x509(LIMIT).unwrap();
+    assert_eq!(svids.iter().map(|svid| svid.spiffe_id.as_str()).collect::<Vec<_>>(), [WORKLOAD]);
+    let record = server.agent_show(&agent_id).unwrap();
+    assert_eq!(record["can_reattest"], true, "{record}");
+    // SPIRE warns about ids outside of the attestor's name.
+    assert!(server.log().iter().all(|line| !line.message.contains("invalid agent ID")));
+    // The plugin's own lines came through SPIRE with their fields.
+    let attested = server.log().into_iter().find(|line| line.message == "Node attested").unwrap();
+    assert_eq!(attested.fields["agent"], host.id.as_str(), "{:?}", attested.fields);
+    assert_eq!(attested.fields["attempt"].as_str().unwrap().len(), 8);
+
+    // Restarted, then with its data folder wiped: the same identity, by a new quote each time.
+    agent.restart().unwrap();
+    agent.attested(LIMIT).unwrap();
+    agent.wipe_and_restart().unwrap();
+    agent.attested(LIMIT).unwrap();
+    assert_eq!(server.agent_list().unwrap().len(), 1);
+
+    // Evicted, a good host comes back by itself.
+    server.agent_evict(&agent_id).unwrap();
+    agent.part().wait_log("Agent needs to re-attest", LIMIT).unwrap();
+    agent.part().wait_log("Successfully reattested node", LIMIT).unwrap();
+
+    host.tpm.pcr_extend(WATCHED_PCR).unwrap();
+    host.servers.wait_state(&host.id, 9, LIMIT).unwrap();
+    agent.wipe_and_restart().unwrap();
+    let reason = agent.refused(LIMIT).unwrap();
+    assert!(
+        reason.contains(
+            "code = PermissionDenied desc = nodeattestor(keylime): the host failed its verification by Keylime (attempt "
+        ),
+        "{reason}"
+    );
+    // PermissionDenied ends a starting SPIRE agent at once.
+    assert!(!agent.part().wait_end(Duration::from_secs(10)).unwrap().success());
+    let refused = server.log().into_iter().find(|line| line.message == "Node attestation refused").unwrap();
+    assert_eq!(
+        refused.error,
+        "the verifier does not vouch for this host: the verifier has the host in state 9 (Invalid Quote), \
+         last failure pcr_validation.invalid_pcr_23"
+    );
+}
+
+#[test]
+fn the_unix_socket_serves_the_agent_plugin() {
+    let (Some(()), Some(_), Some(_)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
+    let Some(()) = require::root() else { return };
+    let host = Host::start().unwrap();
+    host.enrol().unwrap();
+    let server = SpireServer::start(&SpireServerOptions::new(host.server_plugin().unwrap())).unwrap();
+    let mut plugin = host.agent_plugin().unwrap();
+    plugin.data = host.agent_socket_data();
+    let mut agent = SpireAgent::start(&server, &SpireAgentOptions::new(plugin)).unwrap();
+    agent.attested(LIMIT).unwrap();
+    assert!(server.agent_show(&server.agent_id(&host.id)).is_ok());
+}
+
+#[test]
+fn validate_tells_every_problem_at_once() {
+    let Some(_) = require::spire() else { return };
+    let command = test_support::bin::built("keylime-attestor-server").unwrap();
+    let data = "keylime_verifier_prot = \"8881\"\nkeylime_registrar_port = \"0\"\nkeylime_tls_ca_cert_file = \"/nonexistent/ca.crt\"";
+    let options = SpireServerOptions::new(test_support::PluginSpec::keylime(command, data));
+    let output = SpireServer::validate(&options).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    for expected in [
+        "`keylime_verifier_prot`: unknown option, did you mean `keylime_verifier_port`?",
+        "`keylime_registrar_port`: found `0`, allowed is a port from 1 to 65535",
+        "/nonexistent/ca.crt",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in:\n{said}");
+    }
+}
