@@ -27,13 +27,15 @@ pub struct SpireAgentOptions {
     pub plugin: PluginSpec,
     /// Further lines of the block `agent`.
     pub extra: String,
+    /// Further blocks beside it, such as `health_checks { … }`.
+    pub blocks: String,
 }
 
 impl SpireAgentOptions {
     /// An agent with this node attestor.
     #[must_use]
     pub fn new(plugin: PluginSpec) -> Self {
-        Self { plugin, extra: String::new() }
+        Self { plugin, extra: String::new(), blocks: String::new() }
     }
 }
 
@@ -229,6 +231,7 @@ fn write_config(
         data: &data,
         bundle,
         extra: &options.extra,
+        blocks: &options.blocks,
         plugins: std::slice::from_ref(&options.plugin),
     };
     scratch.write("agent.conf", file.text()?)

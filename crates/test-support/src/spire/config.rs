@@ -46,13 +46,14 @@ pub(super) struct ServerFile<'a> {
     pub(super) socket: &'a Path,
     pub(super) data: &'a Path,
     pub(super) extra: &'a str,
+    pub(super) blocks: &'a str,
     pub(super) plugins: &'a [PluginSpec],
 }
 
 impl ServerFile<'_> {
     pub(super) fn text(&self) -> Result<String> {
-        let Self { port, trust_domain, socket, data, extra, .. } = self;
-        let plugins = blocks(self.plugins)?;
+        let Self { port, trust_domain, socket, data, extra, blocks, .. } = self;
+        let plugins = plugin_blocks(self.plugins)?;
         let database = data.join("datastore.sqlite3");
         // Attestations are not slowed down, and new entries reach agents within a second at most.
         Ok(format!(
@@ -62,7 +63,7 @@ impl ServerFile<'_> {
              experimental {{\n    cache_reload_interval = \"100ms\"\n  }}\n{extra}\n}}\n\
              plugins {{\n  DataStore \"sql\" {{\n    plugin_data {{\n      database_type = \"sqlite3\"\n      \
              connection_string = {database:?}\n    }}\n  }}\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  \
-             }}\n{plugins}}}\n"
+             }}\n{plugins}}}\n{blocks}\n"
         ))
     }
 }
@@ -75,23 +76,24 @@ pub(super) struct AgentFile<'a> {
     pub(super) data: &'a Path,
     pub(super) bundle: &'a Path,
     pub(super) extra: &'a str,
+    pub(super) blocks: &'a str,
     pub(super) plugins: &'a [PluginSpec],
 }
 
 impl AgentFile<'_> {
     pub(super) fn text(&self) -> Result<String> {
-        let Self { server_port, trust_domain, socket, data, bundle, extra, .. } = self;
-        let plugins = blocks(self.plugins)?;
+        let Self { server_port, trust_domain, socket, data, bundle, extra, blocks, .. } = self;
+        let plugins = plugin_blocks(self.plugins)?;
         Ok(format!(
             "agent {{\n  data_dir = {data:?}\n  server_address = \"127.0.0.1\"\n  server_port = \"{server_port}\"\n  \
              socket_path = {socket:?}\n  trust_domain = {trust_domain:?}\n  trust_bundle_path = {bundle:?}\n  \
              log_level = \"DEBUG\"\n  log_format = \"json\"\n  experimental {{\n    sync_interval = \"500ms\"\n  \
              }}\n{extra}\n}}\nplugins {{\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  }}\n  \
-             WorkloadAttestor \"unix\" {{\n    plugin_data {{}}\n  }}\n{plugins}}}\n"
+             WorkloadAttestor \"unix\" {{\n    plugin_data {{}}\n  }}\n{plugins}}}\n{blocks}\n"
         ))
     }
 }
 
-fn blocks(plugins: &[PluginSpec]) -> Result<String> {
+fn plugin_blocks(plugins: &[PluginSpec]) -> Result<String> {
     plugins.iter().map(PluginSpec::block).collect()
 }

@@ -28,13 +28,20 @@ pub struct SpireServerOptions {
     pub plugins: Vec<PluginSpec>,
     /// Further lines of the block `server`, such as `agent_ttl = "2m"`.
     pub extra: String,
+    /// Further blocks beside it, such as `health_checks { … }`.
+    pub blocks: String,
 }
 
 impl SpireServerOptions {
     /// One node attestor in the trust domain `tower.example`.
     #[must_use]
     pub fn new(plugin: PluginSpec) -> Self {
-        Self { trust_domain: "tower.example".to_owned(), plugins: vec![plugin], extra: String::new() }
+        Self {
+            trust_domain: "tower.example".to_owned(),
+            plugins: vec![plugin],
+            extra: String::new(),
+            blocks: String::new(),
+        }
     }
 }
 
@@ -216,6 +223,7 @@ fn write_config(scratch: &Scratch, port: u16, socket: &Path, options: &SpireServ
         socket,
         data: &data,
         extra: &options.extra,
+        blocks: &options.blocks,
         plugins: &options.plugins,
     };
     scratch.write("server.conf", file.text()?)
