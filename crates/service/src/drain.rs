@@ -21,17 +21,13 @@ impl Drain {
     /// A drain that watches nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            stop: watch::channel(false).0,
-        }
+        Self { stop: watch::channel(false).0 }
     }
 
     /// Registers one more piece of work.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        Watch {
-            stop: self.stop.subscribe(),
-        }
+        Watch { stop: self.stop.subscribe() }
     }
 
     /// Tells all work to come to an end and waits until each [`Watch`] is dropped, at most for `grace`.
@@ -39,9 +35,7 @@ impl Drain {
     /// Returns whether everything ended in time.
     pub async fn drain(self, grace: Duration) -> bool {
         self.stop.send_replace(true);
-        tokio::time::timeout(grace, self.stop.closed())
-            .await
-            .is_ok()
+        tokio::time::timeout(grace, self.stop.closed()).await.is_ok()
     }
 }
 
@@ -64,12 +58,7 @@ mod tests {
     use super::*;
 
     fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap()
-            .block_on(future)
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
     }
 
     #[test]

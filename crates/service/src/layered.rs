@@ -38,9 +38,7 @@ pub struct Setting {
 
 impl fmt::Debug for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setting")
-            .field("source", &self.source)
-            .finish_non_exhaustive()
+        f.debug_struct("Setting").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
@@ -100,10 +98,8 @@ impl Layered {
     /// # Errors
     /// The file cannot be read or parsed, or the table is not a table.
     pub fn file(&mut self, path: &Path, table: &str) -> Result<(), LayerError> {
-        let text = std::fs::read_to_string(path).map_err(|source| LayerError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| LayerError::Read { path: path.to_owned(), source })?;
         self.text(&text, path, table)
     }
 
@@ -113,9 +109,7 @@ impl Layered {
     /// The file exists and cannot be read or parsed, or the table is not a table.
     pub fn optional_file(&mut self, path: &Path, table: &str) -> Result<bool, LayerError> {
         match self.file(path, table) {
-            Err(LayerError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(false)
-            }
+            Err(LayerError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
             result => result.map(|()| true),
         }
     }
@@ -123,12 +117,7 @@ impl Layered {
     /// Adds all files in folder `dir`, in lexicographic order of their names; hidden files and sub-folders are left out.
     /// A folder that does not exist adds nothing. All files are tried; the problems of each are returned.
     pub fn snippets(&mut self, dir: &Path, table: &str) -> Vec<LayerError> {
-        let failed = |source| {
-            vec![LayerError::Read {
-                path: dir.to_owned(),
-                source,
-            }]
-        };
+        let failed = |source| vec![LayerError::Read { path: dir.to_owned(), source }];
         let entries = match std::fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
@@ -142,16 +131,11 @@ impl Layered {
             }
         }
         paths.retain(|path| {
-            let hidden = path
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
             !hidden && path.is_file()
         });
         paths.sort();
-        paths
-            .iter()
-            .filter_map(|path| self.file(path, table).err())
-            .collect()
+        paths.iter().filter_map(|path| self.file(path, table).err()).collect()
     }
 
     /// Adds one option per environment variable that starts with `prefix`; the option's name is the rest in lower case.
@@ -168,24 +152,17 @@ impl Layered {
             let Some(variable) = variable.to_str() else {
                 continue;
             };
-            let Some(name) = variable
-                .strip_prefix(prefix)
-                .filter(|name| !name.is_empty())
-            else {
+            let Some(name) = variable.strip_prefix(prefix).filter(|name| !name.is_empty()) else {
                 continue;
             };
             if except.contains(&variable) {
                 continue;
             }
             match value.into_string() {
-                Ok(value) => self.set(
-                    &name.to_lowercase(),
-                    toml::Value::String(value),
-                    Source::Environment(variable.to_owned()),
-                ),
-                Err(_) => problems.push(LayerError::Encoding {
-                    variable: variable.to_owned(),
-                }),
+                Ok(value) => {
+                    self.set(&name.to_lowercase(), toml::Value::String(value), Source::Environment(variable.to_owned()))
+                }
+                Err(_) => problems.push(LayerError::Encoding { variable: variable.to_owned() }),
             }
         }
         problems
@@ -193,8 +170,7 @@ impl Layered {
 
     /// Sets one option, overriding what was there.
     pub fn set(&mut self, name: &str, value: toml::Value, source: Source) {
-        self.settings
-            .insert(name.to_owned(), Setting { value, source });
+        self.settings.insert(name.to_owned(), Setting { value, source });
     }
 
     /// The setting of that name.
@@ -205,9 +181,7 @@ impl Layered {
 
     /// All settings by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Setting)> {
-        self.settings
-            .iter()
-            .map(|(name, setting)| (name.as_str(), setting))
+        self.settings.iter().map(|(name, setting)| (name.as_str(), setting))
     }
 
     fn text(&mut self, text: &str, path: &Path, table: &str) -> Result<(), LayerError> {
@@ -227,10 +201,7 @@ impl Layered {
                 }
                 Ok(())
             }
-            Some(_) => Err(LayerError::NotATable {
-                path: path.to_owned(),
-                table: table.to_owned(),
-            }),
+            Some(_) => Err(LayerError::NotATable { path: path.to_owned(), table: table.to_owned() }),
         }
     }
 }
@@ -251,38 +222,22 @@ mod tests {
         let snippets = dir.path().join("agent.conf.d");
         std::fs::write(&main, "[agent]\na = \"main\"\nb = \"main\"\nc = \"main\"\n").unwrap();
         std::fs::create_dir(&snippets).unwrap();
-        std::fs::write(
-            snippets.join("20-b"),
-            "[agent]\nb = \"twenty\"\nd = \"twenty\"",
-        )
-        .unwrap();
+        std::fs::write(snippets.join("20-b"), "[agent]\nb = \"twenty\"\nd = \"twenty\"").unwrap();
         std::fs::write(snippets.join("10-a"), "[agent]\nb = \"ten\"\nd = \"ten\"").unwrap();
         std::fs::write(snippets.join(".hidden"), "not toml").unwrap();
 
         let mut layered = Layered::new();
         assert!(layered.optional_file(&main, "agent").unwrap());
         assert!(layered.snippets(&snippets, "agent").is_empty());
-        let environment = [
-            ("X_C", "env"),
-            ("X_", "nothing"),
-            ("OTHER", "x"),
-            ("X_CONFIG", "x"),
-        ]
-        .map(|(name, value)| (name.into(), value.into()));
-        assert!(
-            layered
-                .environment("X_", &["X_CONFIG"], environment)
-                .is_empty()
-        );
+        let environment = [("X_C", "env"), ("X_", "nothing"), ("OTHER", "x"), ("X_CONFIG", "x")]
+            .map(|(name, value)| (name.into(), value.into()));
+        assert!(layered.environment("X_", &["X_CONFIG"], environment).is_empty());
 
         assert_eq!(text_of(&layered, "a"), ("main", main.display().to_string()));
         let twenty = snippets.join("20-b").display().to_string();
         assert_eq!(text_of(&layered, "b"), ("twenty", twenty.clone()));
         assert_eq!(text_of(&layered, "d"), ("twenty", twenty));
-        assert_eq!(
-            text_of(&layered, "c"),
-            ("env", "environment variable X_C".to_owned())
-        );
+        assert_eq!(text_of(&layered, "c"), ("env", "environment variable X_C".to_owned()));
         assert_eq!(layered.iter().count(), 4);
     }
 
@@ -294,10 +249,7 @@ mod tests {
         let mut layered = Layered::new();
 
         let error = layered.file(&path, "agent").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("cannot read {shown}: No such file or directory (os error 2)")
-        );
+        assert_eq!(error.to_string(), format!("cannot read {shown}: No such file or directory (os error 2)"));
         assert!(!layered.optional_file(&path, "agent").unwrap());
 
         std::fs::write(&path, "[agent]\npassword = hunter2\n").unwrap();
@@ -313,27 +265,20 @@ mod tests {
 
         let bytes = <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(vec![0xff]);
         let problems = layered.environment("X_", &[], [("X_A".into(), bytes)]);
-        assert_eq!(
-            problems[0].to_string(),
-            "environment variable X_A is not valid UTF-8"
-        );
+        assert_eq!(problems[0].to_string(), "environment variable X_A is not valid UTF-8");
     }
 
     #[test]
     fn other_tables_are_left_alone() {
         let mut layered = Layered::new();
-        layered
-            .text("[other]\na = 1\n", Path::new("f"), "agent")
-            .unwrap();
+        layered.text("[other]\na = 1\n", Path::new("f"), "agent").unwrap();
         assert_eq!(layered.iter().count(), 0);
     }
 
     #[test]
     fn debug_hides_values() {
         let mut layered = Layered::new();
-        layered
-            .text("[agent]\na = \"hunter2\"", Path::new("f"), "agent")
-            .unwrap();
+        layered.text("[agent]\na = \"hunter2\"", Path::new("f"), "agent").unwrap();
         assert!(!format!("{layered:?}").contains("hunter2"));
     }
 }

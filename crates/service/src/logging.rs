@@ -50,26 +50,16 @@ impl Logging<'_> {
     /// The filter is malformed, or logging was started before.
     pub fn init(&self) -> Result<(), LoggingError> {
         let targets = self.targets()?;
-        let lines = tracing_subscriber::fmt::layer()
-            .event_format(Line)
-            .with_writer(std::io::stderr);
+        let lines = tracing_subscriber::fmt::layer().event_format(Line).with_writer(std::io::stderr);
         let subscriber = tracing_subscriber::registry().with(targets).with(lines);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::AlreadySet)
     }
 
     fn targets(&self) -> Result<Targets, LoggingError> {
-        let filter = self
-            .filter
-            .filter(|filter| !filter.trim().is_empty())
-            .unwrap_or(self.default);
-        let mut targets: Targets = filter.parse().map_err(|source| LoggingError::Filter {
-            filter: filter.to_owned(),
-            source,
-        })?;
-        let given: Vec<_> = targets
-            .iter()
-            .map(|(target, level)| (target.to_owned(), level))
-            .collect();
+        let filter = self.filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(self.default);
+        let mut targets: Targets =
+            filter.parse().map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
+        let given: Vec<_> = targets.iter().map(|(target, level)| (target.to_owned(), level)).collect();
         for (target, level) in &given {
             let Some((_, others)) = self.aliases.iter().find(|(name, _)| name == target) else {
                 continue;
@@ -91,12 +81,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let level = match *event.metadata().level() {
@@ -172,9 +157,7 @@ mod tests {
     fn lines_look_as_log_readers_expect() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let layer = tracing_subscriber::fmt::layer()
-            .event_format(Line)
-            .with_writer(move || writer.clone());
+        let layer = tracing_subscriber::fmt::layer().event_format(Line).with_writer(move || writer.clone());
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "keylime_agent", "SUCCESS: Agent {} registered", "x");
@@ -192,11 +175,7 @@ mod tests {
 
     #[test]
     fn filters_and_aliases() {
-        let logging = |filter| Logging {
-            filter,
-            default: "info",
-            aliases: &[("keylime", &["tpm", "tls"])],
-        };
+        let logging = |filter| Logging { filter, default: "info", aliases: &[("keylime", &["tpm", "tls"])] };
         let targets = logging(Some("keylime=debug,tls=error")).targets().unwrap();
         assert!(targets.would_enable("keylime_agent::routes", &Level::DEBUG));
         assert!(targets.would_enable("tpm::owner", &Level::DEBUG));

@@ -76,11 +76,7 @@ impl<'a> Options<'a> {
     /// A reader of these settings.
     #[must_use]
     pub fn new(layered: &'a Layered) -> Self {
-        Self {
-            layered,
-            known: BTreeSet::new(),
-            problems: Vec::new(),
-        }
+        Self { layered, known: BTreeSet::new(), problems: Vec::new() }
     }
 
     /// The setting of an option as it was written, marking the option as known.
@@ -106,11 +102,7 @@ impl<'a> Options<'a> {
     }
 
     /// A text that `parse` turns into a value. Its error text completes the sentence "option 'x' (source): …".
-    pub fn parsed<T, E: fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
+    pub fn parsed<T, E: fmt::Display>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         let text = self.text(name)?;
         match parse(&text) {
             Ok(value) => Some(value),
@@ -124,13 +116,11 @@ impl<'a> Options<'a> {
     /// A boolean, also written as text: true, yes, on, 1 and their opposites, letter case ignored.
     pub fn boolean(&mut self, name: &str) -> Option<bool> {
         let text = scalar(&self.setting(name)?.value);
-        let value =
-            text.as_deref()
-                .and_then(|text| match text.trim().to_ascii_lowercase().as_str() {
-                    "true" | "yes" | "on" | "1" => Some(true),
-                    "false" | "no" | "off" | "0" => Some(false),
-                    _ => None,
-                });
+        let value = text.as_deref().and_then(|text| match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => None,
+        });
         if value.is_none() {
             self.expected(name, "true or false", text.as_deref());
         }
@@ -140,10 +130,8 @@ impl<'a> Options<'a> {
     /// A decimal number between `min` and `max`, both included, also written as text.
     pub fn number(&mut self, name: &str, min: u64, max: u64) -> Option<u64> {
         let text = scalar(&self.setting(name)?.value);
-        let value = text
-            .as_deref()
-            .and_then(|text| text.trim().parse().ok())
-            .filter(|number| (min..=max).contains(number));
+        let value =
+            text.as_deref().and_then(|text| text.trim().parse().ok()).filter(|number| (min..=max).contains(number));
         if value.is_none() {
             let wanted = format!("a number from {min} to {max}");
             self.expected(name, &wanted, text.as_deref());
@@ -199,8 +187,7 @@ impl<'a> Options<'a> {
             .map(|(name, setting)| Unknown {
                 name: name.to_owned(),
                 source: setting.source.clone(),
-                suggestion: did_you_mean(name, self.known.iter().map(String::as_str))
-                    .map(str::to_owned),
+                suggestion: did_you_mean(name, self.known.iter().map(String::as_str)).map(str::to_owned),
             })
             .collect()
     }
@@ -210,11 +197,7 @@ impl<'a> Options<'a> {
     /// # Errors
     /// Every problem noted, if there is one.
     pub fn finish(self) -> Result<(), Problems> {
-        if self.problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Problems(self.problems))
-        }
+        if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
     }
 
     fn expected(&mut self, name: &str, wanted: &str, found: Option<&str>) {
@@ -237,10 +220,7 @@ fn scalar(value: &toml::Value) -> Option<String> {
 
 fn split_list(text: &str) -> Vec<String> {
     let text = text.trim();
-    let inner = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'))
-        .unwrap_or(text);
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     inner
         .split(|c: char| c == ',' || c.is_whitespace())
         .map(|member| member.trim_matches(['\'', '"']))
@@ -264,9 +244,7 @@ mod tests {
 
     #[test]
     fn values_may_be_quoted() {
-        let layered = layered(
-            "port = \"9002\"\nbare = 9002\nyes = \"True\"\nno = false\nversion = 2.4\none = 1",
-        );
+        let layered = layered("port = \"9002\"\nbare = 9002\nyes = \"True\"\nno = false\nversion = 2.4\none = 1");
         let mut options = Options::new(&layered);
         assert_eq!(options.port("port"), Some(9002));
         assert_eq!(options.port("bare"), Some(9002));
@@ -333,10 +311,7 @@ mod tests {
         let layered = layered("password = [\"hunter2\"]");
         let mut options = Options::new(&layered);
         assert!(options.secret("password").is_none());
-        assert_eq!(
-            options.finish().unwrap_err().to_string(),
-            "option 'password' (f): expected a string"
-        );
+        assert_eq!(options.finish().unwrap_err().to_string(), "option 'password' (f): expected a string");
     }
 
     #[test]
@@ -347,10 +322,7 @@ mod tests {
         let unknown: Vec<_> = options.unknown().iter().map(ToString::to_string).collect();
         assert_eq!(
             unknown,
-            [
-                "unknown option 'registrar_prot' (f): did you mean 'registrar_port'?",
-                "unknown option 'whatever' (f)"
-            ]
+            ["unknown option 'registrar_prot' (f): did you mean 'registrar_port'?", "unknown option 'whatever' (f)"]
         );
     }
 }

@@ -55,10 +55,7 @@ mod tests {
 
     #[test]
     fn a_signal_reaches_every_clone_and_stays() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async {
             let shutdown = shutdown().unwrap();
             let clone = shutdown.clone();

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Options of the stock agent that have no effect here, so that its configuration can be used unchanged.
+//!
+//! At its stock value such an option is accepted in silence. Any other value is warned about by name, or refused if
+//! ignoring it would leave the host less protected than its operator asked for.
+
+use service::options::Options;
+
+/// What a value other than the stock one leads to.
+enum Otherwise {
+    /// A warning with this reason.
+    Ignored(&'static str),
+    /// No start, for this reason.
+    Refused(&'static str),
+    /// Nothing: the option never had an effect in this kind of agent.
+    Silent,
+}
+use Otherwise::{Ignored, Refused, Silent};
+
+const PAYLOAD: &str = "payloads are not deployed by this version";
+const REVOCATION: &str = "revocation messages are not acted upon by this version";
+const IDENTITY: &str = "IAK and IDevID are not used by this version";
+const PUSH: &str = "it belongs to the push model, and this agent serves the pull model";
+const VERIFIED: &str = "the certificate and name of the registrar are always checked";
+
+/// Option, the values that are accepted in silence, and what happens at others.
+const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
+    ("enc_keyname", &["derived_tci_key"], Ignored(PAYLOAD)),
+    ("dec_payload_file", &["decrypted_payload"], Ignored(PAYLOAD)),
+    ("secure_size", &["1m"], Ignored(PAYLOAD)),
+    ("extract_payload_zip", &["true"], Ignored(PAYLOAD)),
+    ("enable_revocation_notifications", &["false"], Ignored(REVOCATION)),
+    ("revocation_notification_ip", &["127.0.0.1"], Ignored(REVOCATION)),
+    ("revocation_notification_port", &["8992"], Ignored(REVOCATION)),
+    ("revocation_actions_dir", &["/usr/libexec/keylime"], Ignored(REVOCATION)),
+    ("revocation_cert", &["default", ""], Ignored(REVOCATION)),
+    ("revocation_actions", &["", "[]"], Ignored(REVOCATION)),
+    ("allow_payload_revocation_actions", &["true", "false"], Silent),
+    (
+        "enable_iak_idevid",
+        &["false"],
+        Refused(
+            "this version does not register IAK and IDevID, and registering without them would bind the host to less \
+             than is asked for: set it to false",
+        ),
+    ),
+    ("iak_idevid_template", &["detect", "default", "", "H-1"], Ignored(IDENTITY)),
+    ("iak_idevid_asymmetric_alg", &["rsa"], Ignored(IDENTITY)),
+    ("iak_idevid_name_alg", &["sha256"], Ignored(IDENTITY)),
+    ("idevid_password", &[""], Ignored(IDENTITY)),
+    ("idevid_handle", &[""], Ignored(IDENTITY)),
+    ("iak_password", &[""], Ignored(IDENTITY)),
+    ("iak_handle", &[""], Ignored(IDENTITY)),
+    ("iak_cert", &["default", ""], Ignored(IDENTITY)),
+    ("idevid_cert", &["default", ""], Ignored(IDENTITY)),
+    ("attestation_interval_seconds", &["60"], Ignored(PUSH)),
+    ("verifier_url", &["https://localhost:8881", ""], Ignored(PUSH)),
+    ("verifier_tls_ca_cert", &["default", ""], Ignored(PUSH)),
+    ("registrar_api_versions", &["default", ""], Ignored(PUSH)),
+    ("certification_keys_server_identifier", &["ak"], Ignored(PUSH)),
+    ("uefi_logs_evidence_version", &["2.1"], Ignored(PUSH)),
+    ("tls_accept_invalid_certs", &["false"], Ignored(VERIFIED)),
+    ("tls_accept_invalid_hostnames", &["false"], Ignored(VERIFIED)),
+    // The version of the file's format, and names that older templates carry without any effect.
+    ("version", &[], Silent),
+    ("tls_dir", &[], Silent),
+    ("measure_payload_pcr", &[], Silent),
+    ("exponential_backoff", &[], Silent),
+    ("retry_interval", &[], Silent),
+    ("max_retries", &[], Silent),
+    ("enable_authentication", &[], Silent),
+    ("receive_revocation_port", &[], Silent),
+];
+
+/// Checks all options of the table. Returns the warnings; what is refused becomes a problem of `options`.
+pub(super) fn check(options: &mut Options<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (name, stock, otherwise) in DEFERRED {
+        let Some(setting) = options.setting(name) else {
+            continue;
+        };
+        if matches!(otherwise, Silent) {
+            continue;
+        }
+        let written = if setting.value.is_array() {
+            options.list(name).unwrap_or_default().join(", ")
+        } else {
+            options.text(name).unwrap_or_default()
+        };
+        if stock.iter().any(|value| value.eq_ignore_ascii_case(written.trim())) {
+            continue;
+        }
+        match otherwise {
+            Refused(reason) => options.problem(name, reason),
+            Ignored(reason) => warnings.push(format!("option '{name}' ({}) has no effect: {reason}", setting.source)),
+            Silent => {}
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use service::layered::{Layered, Source};
+
+    use super::*;
+
+    fn check_one(name: &str, value: impl Into<toml::Value>) -> (Vec<String>, String) {
+        let mut layered = Layered::new();
+        layered.set(name, value.into(), Source::File("f".into()));
+        let mut options = Options::new(&layered);
+        let warnings = check(&mut options);
+        let problems = options.finish().err().map_or_else(String::new, |problems| problems.to_string());
+        (warnings, problems)
+    }
+
+    #[test]
+    fn stock_values_pass_in_silence() {
+        for (name, stock, _) in DEFERRED {
+            for value in *stock {
+                assert_eq!(check_one(name, *value), (vec![], String::new()), "{name}");
+            }
+        }
+        assert_eq!(check_one("attestation_interval_seconds", 60), (vec![], String::new()));
+        assert_eq!(check_one("enable_iak_idevid", false), (vec![], String::new()));
+        assert_eq!(check_one("version", "9.9"), (vec![], String::new()));
+    }
+
+    #[test]
+    fn other_values_are_named() {
+        for (name, value, reason) in [
+            ("secure_size", "2m", PAYLOAD),
+            ("enable_revocation_notifications", "true", REVOCATION),
+            ("iak_handle", "0x81000001", IDENTITY),
+            ("verifier_url", "https://verifier:8881", PUSH),
+            ("tls_accept_invalid_certs", "true", VERIFIED),
+        ] {
+            let (warnings, problems) = check_one(name, value);
+            assert_eq!(problems, "");
+            assert_eq!(warnings, [format!("option '{name}' (f) has no effect: {reason}")]);
+        }
+    }
+
+    #[test]
+    fn a_value_that_protects_is_not_ignored() {
+        let (warnings, problems) = check_one("enable_iak_idevid", true);
+        assert!(warnings.is_empty());
+        assert_eq!(
+            problems,
+            "option 'enable_iak_idevid' (f): this version does not register IAK and IDevID, and registering without \
+             them would bind the host to less than is asked for: set it to false"
+        );
+    }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the configuration is read from, and which source wins.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use service::layered::{LayerError, Layered, Source};
+
+/// The table of the configuration files that is ours.
+const TABLE: &str = "agent";
+const PREFIX: &str = "KEYLIME_AGENT_";
+/// Names the one configuration file to read instead of the usual ones.
+const CONFIG_FILE: &str = "KEYLIME_AGENT_CONFIG";
+
+/// The places to read from. The environment is a value, so that tests need not change the process's own.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Folders that may hold `agent.conf` and `agent.conf.d`, the later ones overriding the earlier ones.
+    pub folders: Vec<PathBuf>,
+    /// Environment variables.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Sources {
+    /// `/usr/etc/keylime`, then `/etc/keylime`, then the environment of this process.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            folders: vec!["/usr/etc/keylime".into(), "/etc/keylime".into()],
+            environment: std::env::vars_os().collect(),
+        }
+    }
+
+    /// Reads everything; the problems of all sources are returned together.
+    pub(super) fn read(&self) -> (Layered, Vec<LayerError>) {
+        let mut layered = Layered::new();
+        let mut problems = Vec::new();
+        match self.variable(CONFIG_FILE) {
+            Some(path) => problems.extend(layered.file(Path::new(path), TABLE).err()),
+            None => {
+                for folder in &self.folders {
+                    let file = folder.join("agent.conf");
+                    problems.extend(layered.optional_file(&file, TABLE).err());
+                    problems.extend(layered.snippets(&folder.join("agent.conf.d"), TABLE));
+                }
+            }
+        }
+        // The variable that every program on the TPM software stack reads.
+        self.alias(&mut layered, "TCTI", "tcti");
+        problems.extend(layered.environment(PREFIX, &[CONFIG_FILE], self.environment.iter().cloned()));
+        // The stock agent lets this one win over everything.
+        self.alias(&mut layered, "KEYLIME_DIR", "keylime_dir");
+        (layered, problems)
+    }
+
+    fn alias(&self, layered: &mut Layered, variable: &str, option: &str) {
+        if let Some(value) = self.variable(variable).and_then(|value| value.to_str()) {
+            let source = Source::Environment(variable.to_owned());
+            layered.set(option, value.into(), source);
+        }
+    }
+
+    /// A variable's value; an empty one counts as not set.
+    fn variable(&self, name: &str) -> Option<&OsString> {
+        self.environment.iter().find(|(variable, value)| variable == name && !value.is_empty()).map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rows of options and what comes of them.
+
+use std::path::Path;
+
+use super::*;
+
+struct Given {
+    dir: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Given {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), environment: vec![] }
+    }
+
+    fn file(self, name: &str, text: &str) -> Self {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn load(&self) -> Result<(Config, Vec<Notice>), String> {
+        let dir = self.dir.path();
+        let mut environment: Vec<_> =
+            self.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        if !self.environment.iter().any(|(name, _)| name == "KEYLIME_DIR") {
+            environment.push(("KEYLIME_DIR".into(), dir.as_os_str().to_owned()));
+        }
+        let sources = Sources { folders: vec![dir.join("usr"), dir.join("etc")], environment };
+        Config::load(&sources).map_err(|problems| problems.to_string())
+    }
+}
+
+/// Configuration from one file with these lines in `[agent]`.
+fn agent(lines: &str) -> Result<(Config, Vec<Notice>), String> {
+    Given::new().file("etc/agent.conf", &format!("[agent]\n{lines}")).load()
+}
+
+fn warnings(notices: &[Notice]) -> Vec<&str> {
+    notices
+        .iter()
+        .filter_map(|notice| match notice {
+            Notice::Warning(text) => Some(text.as_str()),
+            Notice::Debug(_) => None,
+        })
+        .collect()
+}
+
+const PLAIN_HTTP: &str = "option 'registrar_tls_enabled' is false: the registration goes over plain HTTP, where anyone \
+                          on the way can read and change it";
+
+#[test]
+fn defaults_are_the_stock_agents_but_for_the_id() {
+    let given = Given::new();
+    let (config, notices) = given.load().unwrap();
+    let dir = given.dir.path();
+    assert_eq!(config.uuid, UuidSource::HashEk);
+    assert_eq!(config.api_versions, keylime_api::version::SUPPORTED);
+    let address = |(host, port): &(Host, u16)| host.with_port(*port);
+    assert_eq!(address(&config.listen), "127.0.0.1:9002");
+    assert_eq!(address(&config.contact), "127.0.0.1:9002");
+    assert_eq!(config.registrar.host.with_port(config.registrar.port), "127.0.0.1:8890");
+    assert_eq!(config.registrar.tls_ca, None);
+    assert_eq!(
+        config.retry,
+        Retry { initial_delay: Duration::from_secs(10), max_delay: Duration::from_secs(300), max_retries: None }
+    );
+    assert_eq!(config.client_cas, Some(vec![dir.join("cv_ca/cacert.crt")]));
+    assert_eq!(config.server_key.path, dir.join("server-private.pem"));
+    assert!(config.server_key.password.is_empty());
+    assert_eq!(config.server_cert, dir.join("server-cert.crt"));
+    assert_eq!(config.payload_key.path, dir.join("payload-private.pem"));
+    assert_eq!(config.agent_data, dir.join("agent_data.json"));
+    assert_eq!(config.tpm.tcti, None);
+    assert_eq!(config.tpm.hash, HashAlgorithm::Sha256);
+    assert_eq!(config.tpm.key, KeyAlgorithm::Rsa2048);
+    assert_eq!(config.tpm.signing, SignatureScheme::RsaSsa);
+    assert_eq!(config.tpm.ek_handle, None);
+    assert!(config.tpm.endorsement_auth.is_empty());
+    assert_eq!(config.run_as.unwrap().to_string(), "keylime:tss");
+    assert_eq!(config.ima_log.path, Path::new("/sys/kernel/security/ima/ascii_runtime_measurements"));
+    assert!(!config.ima_log.is_override && !config.boot_log.is_override);
+    assert_eq!(config.boot_log.path, Path::new("/sys/kernel/security/tpm0/binary_bios_measurements"));
+    assert!(config.unix_socket.is_none());
+    assert!(!config.insecure_payload);
+    assert_eq!(warnings(&notices), [PLAIN_HTTP]);
+}
+
+#[test]
+fn later_sources_win() {
+    let given = Given::new()
+        .file("usr/agent.conf", "[agent]\nport = 1\ncontact_port = 1\nregistrar_port = 1\nip = \"::1\"")
+        .file("usr/agent.conf.d/x", "[agent]\ncontact_port = 2\nregistrar_port = 2")
+        .file("etc/agent.conf", "[agent]\nregistrar_port = 3")
+        .file("etc/agent.conf.d/y", "[agent]\nregistrar_port = 4")
+        .env("KEYLIME_AGENT_REGISTRAR_PORT", "5")
+        .env("KEYLIME_AGENT_SERVER_KEY_PASSWORD", "hunter2")
+        .env("TCTI", "swtpm:port=2321");
+    let (config, notices) = given.load().unwrap();
+    assert_eq!(config.listen.1, 1);
+    assert_eq!(config.listen.0.with_port(1), "[::1]:1");
+    assert_eq!(config.contact.1, 2);
+    assert_eq!(config.registrar.port, 5);
+    assert_eq!(config.tpm.tcti.as_deref(), Some("swtpm:port=2321"));
+    let debug = |text: &str| notices.contains(&Notice::Debug(text.to_owned()));
+    assert!(debug("Environment configuration registrar_port=5"));
+    assert!(debug("Environment configuration server_key_password=(hidden)"));
+    assert!(!format!("{notices:?}{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn our_tcti_option_wins_over_the_common_variable() {
+    let given = Given::new().env("TCTI", "swtpm:port=1").env("KEYLIME_AGENT_TCTI", "swtpm:port=2");
+    assert_eq!(given.load().unwrap().0.tpm.tcti.as_deref(), Some("swtpm:port=2"));
+}
+
+#[test]
+fn a_named_file_replaces_the_usual_ones() {
+    let given = Given::new().file("etc/agent.conf", "[agent]\nport = 1\n").file("other", "[agent]\ncontact_port = 2\n");
+    let path = given.dir.path().join("other").display().to_string();
+    let given = given.env("KEYLIME_AGENT_CONFIG", &path);
+    let (config, notices) = given.load().unwrap();
+    assert_eq!((config.listen.1, config.contact.1), (9002, 2));
+    assert_eq!(warnings(&notices), [PLAIN_HTTP]);
+
+    let given = Given::new().env("KEYLIME_AGENT_CONFIG", "/nonexistent/file");
+    assert_eq!(given.load().unwrap_err(), "cannot read /nonexistent/file: No such file or directory (os error 2)");
+}
+
+#[test]
+fn values_are_taken_as_people_write_them() {
+    let (config, notices) = agent(
+        "port = \"9102\"\nregistrar_tls_enabled = \"True\"\nregistrar_ip = \"[::1]\"\n\
+         registrar_tls_ca_cert = \"/ca.crt\"\ntrusted_client_ca = \"['/a.crt', 'b.crt', default]\"\n\
+         uuid = \"D432FBB3D2F14A979EF775BD81C00001\"\ntpm_encryption_alg = \"ecc384\"\ntpm_signing_alg = \"ecdsa\"\n\
+         tpm_hash_alg = \"sha384\"\nek_handle = \"0x81010001\"\ntpm_ownerpassword = \"hex:0a0b\"\nrun_as = \"\"\n\
+         ima_ml_path = \"tmp/ima\"\nexponential_backoff_max_retries = 5\nserver_cert = \"\"\n\
+         unix_socket_path = \"/run/keylime/agent.sock\"\nunix_socket_mode = \"0600\"\n\
+         unix_socket_allowed_users = [\"spire\", 0]\nserver_key = \"tls.pem\"",
+    )
+    .unwrap();
+    assert_eq!(config.listen.1, 9102);
+    assert_eq!(config.registrar.host.with_port(config.registrar.port), "[::1]:8891");
+    assert_eq!(config.registrar.tls_ca.as_deref(), Some(Path::new("/ca.crt")));
+    let cas = config.client_cas.unwrap();
+    assert_eq!(cas[0], Path::new("/a.crt"));
+    assert_eq!(cas[1], config.keylime_dir.join("b.crt"));
+    assert_eq!(cas[2], config.keylime_dir.join("cv_ca/cacert.crt"));
+    let id = "d432fbb3-d2f1-4a97-9ef7-75bd81c00001".parse().unwrap();
+    assert_eq!(config.uuid, UuidSource::Fixed(id));
+    assert_eq!(config.tpm.key, KeyAlgorithm::Ecc384);
+    assert_eq!(config.tpm.hash, HashAlgorithm::Sha384);
+    assert_eq!(config.tpm.signing, SignatureScheme::EcDsa);
+    assert_eq!(config.tpm.ek_handle, Some(0x8101_0001));
+    assert_eq!(config.tpm.endorsement_auth.expose(), [10, 11]);
+    assert_eq!(config.run_as, None);
+    assert_eq!(config.ima_log.path, Path::new("/tmp/ima"));
+    assert!(config.ima_log.is_override);
+    assert_eq!(config.retry.max_retries, Some(5));
+    assert_eq!(config.server_key.path, config.keylime_dir.join("tls.pem"));
+    let socket = config.unix_socket.unwrap();
+    assert_eq!(socket.path, Path::new("/run/keylime/agent.sock"));
+    assert_eq!(socket.mode, 0o600);
+    assert_eq!(socket.allowed_users, Some(vec!["spire".to_owned(), "0".to_owned()]));
+    assert_eq!(warnings(&notices), [format!("option 'server_cert' is empty: using {}", config.server_cert.display())]);
+}
+
+#[test]
+fn a_sample_id_is_warned_about() {
+    let (_, notices) = agent("uuid = \"d432fbb3-d2f1-4a97-9ef7-75bd81c00000\"").unwrap();
+    assert_eq!(
+        warnings(&notices)[0],
+        "option 'uuid': d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
+         configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\""
+    );
+}
+
+#[test]
+fn unknown_options_are_warned_about() {
+    let (_, notices) = agent("registrar_prot = 8890\nquote_interval = 2").unwrap();
+    let texts = warnings(&notices);
+    assert!(texts[1].starts_with("unknown option 'quote_interval' ("));
+    assert!(texts[2].starts_with("unknown option 'registrar_prot' ("));
+    assert!(texts[2].ends_with(": did you mean 'registrar_port'?"));
+}
+
+#[test]
+fn payload_rule_without_mtls() {
+    assert_eq!(
+        agent("enable_agent_mtls = false").unwrap_err(),
+        "Configuration error: The agent mTLS is disabled and 'payload_script' is not empty. To allow the agent to run, \
+         'enable_insecure_payload' has to be set to 'True'"
+    );
+    let (config, _) = agent("enable_agent_mtls = false\npayload_script = \"\"").unwrap();
+    assert_eq!(config.client_cas, None);
+    assert!(!config.insecure_payload);
+    let (config, _) = agent("enable_agent_mtls = false\nenable_insecure_payload = \"True\"").unwrap();
+    assert!(config.insecure_payload);
+}
+
+#[test]
+fn each_bad_value_has_its_text() {
+    for (line, text) in [
+        ("port = 0", "expected a number from 1 to 65535, found '0'"),
+        ("ip = \"a b\"", "expected an IP address or a host name, found 'a b'"),
+        ("uuid = \"my-host\"", "expected 'hash_ek', 'generate' or a UUID, found 'my-host'"),
+        ("tpm_hash_alg = \"sm3_256\"", "sm3_256 is not supported"),
+        ("tpm_encryption_alg = \"rsa1024\"", "the TPM has no endorsement key of type rsa1024"),
+        ("tpm_signing_alg = \"ecdsa\"", "ecdsa does not go with tpm_encryption_alg rsa2048"),
+        ("run_as = \":tss\"", "expected 'user:group', found ':tss'"),
+        ("unix_socket_path = \"agent.sock\"", "expected an absolute path of at most 95 bytes"),
+        ("tpm_ownerpassword = \"hex:0\"", "what follows 'hex:' must be pairs of hexadecimal digits"),
+        ("enable_agent_mtls = \"maybe\"", "expected true or false, found 'maybe'"),
+    ] {
+        let error = agent(line).unwrap_err();
+        let name = line.split(' ').next().unwrap();
+        assert!(error.starts_with(&format!("option '{name}' (")), "{error}");
+        assert!(error.ends_with(&format!("): {text}")), "{error}");
+    }
+    assert_eq!(
+        agent("trusted_client_ca = \"\"").unwrap_err(),
+        "Agent mTLS is enabled, but trusted_client_ca option was not provided"
+    );
+    let given = Given::new().env("KEYLIME_DIR", "/nonexistent");
+    assert_eq!(
+        given.load().unwrap_err(),
+        "option 'keylime_dir' (environment variable KEYLIME_DIR): the folder /nonexistent does not exist: create it, \
+         owned by the user of run_as"
+    );
+}
+
+#[test]
+fn all_problems_come_together() {
+    let given =
+        Given::new().file("usr/agent.conf", "no toml").file("etc/agent.conf", "[agent]\nport = 0\ncontact_port = -1");
+    assert_eq!(given.load().unwrap_err().lines().count(), 3);
+}

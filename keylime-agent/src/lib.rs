@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A Keylime agent for the pull model: registers the host's TPM and answers the verifier's and tenant's requests for quotes.
+//!
+//! It takes the place of the stock Rust agent: same configuration file, same key files, same REST API (2.1 to 2.6).
+//! [`Config::load`] reads the configuration, [`run`] does the rest until a signal ends it.
+
+mod agent;
+mod agent_data;
+mod bootstrap_key;
+pub mod cli;
+pub mod config;
+mod ek_certificate;
+mod error;
+mod files;
+mod measurement;
+mod payload_key;
+mod pem;
+mod privileges;
+mod registration;
+mod routes;
+mod server;
+mod server_certificate;
+mod startup;
+
+pub use config::Config;
+pub use error::StartError;
+pub use startup::run;

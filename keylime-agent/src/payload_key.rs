@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The payload key (NK): an RSA-2048 key under which tenant and verifier send the two halves of the bootstrap key. Its
+//! public part, as PEM text, is bound into PCR 16 by every quote, so it must stay the same over restarts.
+
+use std::path::Path;
+
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use pkcs8::der::Encode as _;
+use tls::rustls::pki_types::PrivateKeyDer;
+use zeroize::Zeroizing;
+
+use crate::config::KeyFile;
+use crate::{files, pem};
+
+/// Modulus length of RSA-2048.
+const MODULUS_LEN: usize = 256;
+/// Object identifier rsaEncryption (RFC 8017, appendix C).
+const RSA_ENCRYPTION: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// The key and the forms of its public part that go over the wire.
+pub(crate) struct PayloadKey {
+    key: OaepPrivateDecryptingKey,
+    public_pem: String,
+}
+
+/// How the key came about, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Read from its file.
+    Loaded,
+    /// Copied from the server key: before the two keys were separate one RSA key was used for both, and the verifier
+    /// may still hold its public part.
+    CopiedFromServerKey,
+    /// Made now.
+    Generated,
+}
+
+/// Why there is no payload key.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PayloadKeyError {
+    #[error(transparent)]
+    File(#[from] tls::TlsError),
+    #[error("cannot write the file: {0}")]
+    Write(#[source] std::io::Error),
+    #[error("the payload key must be RSA with 2048 bits, found {0}")]
+    WrongType(String),
+    #[error("cannot make an RSA key")]
+    Generate,
+}
+
+/// The ciphertext was not made for this key.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not encrypted with RSA-OAEP (SHA-1) for this agent's public key")]
+pub(crate) struct DecryptError;
+
+impl PayloadKey {
+    /// Loads the key, or takes over the RSA-2048 key of `server_key`, or makes a new one, in this order; a key that was
+    /// not in its file is stored there, unencrypted or under the configured password.
+    pub(crate) fn load_or_create(file: &KeyFile, server_key: &KeyFile) -> Result<(Self, Origin), PayloadKeyError> {
+        if file.path.exists() {
+            return Ok((Self::load(file)?, Origin::Loaded));
+        }
+        // A server key that cannot be read is reported where it is needed, and is no payload key.
+        if let Some(pkcs8) = load_pkcs8(server_key).ok().flatten()
+            && let Ok(key) = Self::from_pkcs8(&pkcs8)
+        {
+            store(file, &pkcs8)?;
+            return Ok((key, Origin::CopiedFromServerKey));
+        }
+        let generated = PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(|_| PayloadKeyError::Generate)?;
+        let pkcs8: Pkcs8V1Der<'_> = generated.as_der().map_err(|_| PayloadKeyError::Generate)?;
+        store(file, pkcs8.as_ref())?;
+        Ok((Self::from_key(generated)?, Origin::Generated))
+    }
+
+    fn load(file: &KeyFile) -> Result<Self, PayloadKeyError> {
+        match load_pkcs8(file)? {
+            Some(pkcs8) => Self::from_pkcs8(&pkcs8),
+            None => Err(PayloadKeyError::WrongType("an elliptic curve key".to_owned())),
+        }
+    }
+
+    fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, PayloadKeyError> {
+        let key = PrivateDecryptingKey::from_pkcs8(pkcs8)
+            .map_err(|_| PayloadKeyError::WrongType("another kind of key, or a damaged one".to_owned()))?;
+        Self::from_key(key)
+    }
+
+    fn from_key(key: PrivateDecryptingKey) -> Result<Self, PayloadKeyError> {
+        if key.key_size_bytes() != MODULUS_LEN {
+            return Err(PayloadKeyError::WrongType(format!("RSA with {} bits", key.key_size_bytes() * 8)));
+        }
+        let unusable = || PayloadKeyError::WrongType("an unusable RSA key".to_owned());
+        let public: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(|_| unusable())?;
+        let public_pem = pem::encode("PUBLIC KEY", public.as_ref());
+        let key = OaepPrivateDecryptingKey::new(key).map_err(|_| unusable())?;
+        Ok(Self { key, public_pem })
+    }
+
+    /// The public part: PEM of a SubjectPublicKeyInfo, 64 columns, with a line feed after the last line. These very
+    /// bytes are hashed into PCR 16.
+    pub(crate) fn public_pem(&self) -> &str {
+        &self.public_pem
+    }
+
+    /// Decrypts RSA-OAEP with SHA-1, MGF1-SHA-1 and an empty label, which is what tenant and verifier use.
+    pub(crate) fn decrypt(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+        let mut plain = Zeroizing::new(vec![0; self.key.min_output_size()]);
+        let length =
+            self.key.decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, &mut plain, None).map_err(|_| DecryptError)?.len();
+        plain.truncate(length);
+        Ok(plain)
+    }
+}
+
+/// The key of a file as PKCS#8, or `None` for a SEC1 key, which is an elliptic curve one.
+fn load_pkcs8(file: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyError> {
+    let key = tls::load_private_key(&file.path, password(file))?;
+    Ok(match &key {
+        PrivateKeyDer::Pkcs8(key) => Some(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
+        PrivateKeyDer::Pkcs1(key) => wrap_pkcs1(key.secret_pkcs1_der()),
+        _ => None,
+    })
+}
+
+/// Puts an RSAPrivateKey (RFC 8017) into a PrivateKeyInfo (RFC 5208). The Python agents wrote such keys.
+fn wrap_pkcs1(key: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let algorithm =
+        pkcs8::AlgorithmIdentifierRef { oid: RSA_ENCRYPTION, parameters: Some(pkcs8::der::asn1::AnyRef::NULL) };
+    let info = pkcs8::PrivateKeyInfo::new(algorithm, key);
+    info.to_der().ok().map(Zeroizing::new)
+}
+
+fn store(file: &KeyFile, pkcs8: &[u8]) -> Result<(), PayloadKeyError> {
+    write_private_key(&file.path, pkcs8, password(file))?.map_err(PayloadKeyError::Write)
+}
+
+/// The password of a key file for the TLS functions.
+pub(crate) fn password(file: &KeyFile) -> Option<&str> {
+    file.password.expose_str().filter(|text| !text.is_empty())
+}
+
+/// Stores a PKCS#8 key as PEM with mode 0600, encrypted if there is a password.
+pub(crate) fn write_private_key(
+    path: &Path,
+    pkcs8: &[u8],
+    password: Option<&str>,
+) -> Result<std::io::Result<()>, tls::TlsError> {
+    let pem = match password {
+        Some(password) => tls::encrypt_private_key(pkcs8, password)?,
+        None => tls::private_key_pem(pkcs8)?,
+    };
+    Ok(files::replace(path, pem.as_bytes(), 0o600))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use service::Secret;
+
+    use super::*;
+
+    fn key_file(dir: &tempfile::TempDir, name: &str, password: &str) -> KeyFile {
+        KeyFile { path: dir.path().join(name), password: Secret::from(password) }
+    }
+
+    fn openssl(arguments: &[&str]) {
+        let output = std::process::Command::new("openssl").args(arguments).output().expect("openssl is installed");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn encrypt_for(key: &PayloadKey, plain: &[u8]) -> Vec<u8> {
+        let lines: Vec<_> = key.public_pem().lines().collect();
+        let der = STANDARD.decode(lines[1..lines.len() - 1].concat()).unwrap();
+        let public = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(&der).unwrap()).unwrap();
+        let mut out = vec![0; public.ciphertext_size()];
+        public.encrypt(&OAEP_SHA1_MGF1SHA1, plain, &mut out, None).unwrap().to_vec()
+    }
+
+    #[test]
+    fn a_generated_key_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = key_file(&dir, "server-private.pem", "");
+        for password in ["", "geheim"] {
+            let file = key_file(&dir, &format!("payload{password}.pem"), password);
+            let (first, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
+            assert_eq!(origin, Origin::Generated);
+            let mode = std::fs::metadata(&file.path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let (second, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
+            assert_eq!(origin, Origin::Loaded);
+            assert_eq!(first.public_pem(), second.public_pem());
+            let ciphertext = encrypt_for(&first, b"half");
+            assert_eq!(*second.decrypt(&ciphertext).unwrap(), b"half");
+            let text = std::fs::read_to_string(&file.path).unwrap();
+            assert_eq!(text.contains("ENCRYPTED"), !password.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_public_part_is_what_openssl_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = key_file(&dir, "payload.pem", "");
+        let (key, _) = PayloadKey::load_or_create(&file, &file).unwrap();
+        let out = dir.path().join("public.pem");
+        let (path, out) = (file.path.to_str().unwrap(), out.to_str().unwrap());
+        openssl(&["pkey", "-in", path, "-pubout", "-out", out]);
+        assert_eq!(std::fs::read_to_string(out).unwrap(), key.public_pem());
+    }
+
+    #[test]
+    fn an_old_shared_key_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, extra) in [("pkcs8", None), ("pkcs1", Some("-traditional"))] {
+            let server = key_file(&dir, &format!("server-{name}.pem"), "");
+            let path = server.path.to_str().unwrap();
+            let mut arguments = vec!["genrsa", "-out", path];
+            arguments.extend(extra);
+            arguments.push("2048");
+            openssl(&arguments);
+            let file = key_file(&dir, &format!("payload-{name}.pem"), "");
+            let (first, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
+            assert_eq!(origin, Origin::CopiedFromServerKey);
+            std::fs::remove_file(&server.path).unwrap();
+            let (second, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
+            assert_eq!(origin, Origin::Loaded);
+            assert_eq!(first.public_pem(), second.public_pem());
+        }
+    }
+
+    #[test]
+    fn an_elliptic_server_key_is_not_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = key_file(&dir, "server.pem", "");
+        let path = server.path.to_str().unwrap();
+        openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path]);
+        let file = key_file(&dir, "payload.pem", "");
+        let (_, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
+        assert_eq!(origin, Origin::Generated);
+    }
+
+    #[test]
+    fn each_unusable_file_has_its_text_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = key_file(&dir, "payload.pem", "");
+        let path = file.path.to_str().unwrap();
+        let error = |file: &KeyFile| {
+            let before = std::fs::read(&file.path).unwrap();
+            let error = PayloadKey::load_or_create(file, file).err().unwrap();
+            assert_eq!(std::fs::read(&file.path).unwrap(), before);
+            error.to_string()
+        };
+        let wrong = "the payload key must be RSA with 2048 bits, found ";
+        openssl(&["genrsa", "-out", path, "3072"]);
+        assert_eq!(error(&file), format!("{wrong}RSA with 3072 bits"));
+        openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path]);
+        assert_eq!(error(&file), format!("{wrong}an elliptic curve key"));
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", path]);
+        assert_eq!(error(&file), format!("{wrong}another kind of key, or a damaged one"));
+        std::fs::write(path, "").unwrap();
+        assert!(error(&file).contains("holds no private key"));
+    }
+
+    #[test]
+    fn foreign_ciphertext_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = key_file(&dir, "payload.pem", "");
+        let (key, _) = PayloadKey::load_or_create(&file, &file).unwrap();
+        for ciphertext in [&[][..], &[1; 255], &[1; 256], &[0xff; 256], &[1; 257]] {
+            assert_eq!(
+                key.decrypt(ciphertext).unwrap_err().to_string(),
+                "it is not encrypted with RSA-OAEP (SHA-1) for this agent's public key"
+            );
+        }
+    }
+}

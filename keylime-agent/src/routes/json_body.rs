@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Request bodies: JSON, bounded in size and time.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::{Body, Buf as _};
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::answer::Refusal;
+use crate::agent::Agent;
+
+/// Largest body: a payload of 1 MiB has 1.4 MiB in base64.
+const MAX_BODY: usize = 2 << 20;
+/// Longest time for a body to arrive.
+const MAX_TIME: Duration = Duration::from_secs(30);
+
+/// Reads the body and decodes it.
+pub(super) async fn read<T: DeserializeOwned, B: Body + Unpin>(
+    agent: &Agent,
+    request: Request<B>,
+) -> Result<T, Refusal> {
+    let mut body = request.into_body();
+    let reading = async {
+        let _permit = agent.bodies.acquire().await;
+        let bytes = collect(&mut body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            // The error may repeat parts of the body, which belongs into the answer only.
+            tracing::warn!("POST returning 400 response. The body is not the expected JSON");
+            Refusal::bad_request(format!("Json deserialize error: {error}"))
+        })
+    };
+    let too_slow = |_| {
+        tracing::warn!("POST returning 408 response. The body did not arrive in time");
+        Refusal::new(408, "The request body did not arrive in time")
+    };
+    tokio::time::timeout(MAX_TIME, reading).await.unwrap_or_else(|elapsed| Err(too_slow(elapsed)))
+}
+
+async fn collect<B: Body + Unpin>(body: &mut B) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let too_large = || {
+        tracing::warn!("POST returning 413 response. The body is larger than {MAX_BODY} bytes");
+        Refusal::new(413, format!("The request body is larger than {MAX_BODY} bytes"))
+    };
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > MAX_BODY {
+        return Err(too_large());
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(announced));
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Refusal::bad_request("The request body broke off"))?;
+        let Ok(mut data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.remaining() > MAX_BODY {
+            return Err(too_large());
+        }
+        while data.has_remaining() {
+            bytes.extend_from_slice(data.chunk());
+            data.advance(data.chunk().len());
+        }
+    }
+    Ok(bytes)
+}

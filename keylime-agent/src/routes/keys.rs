@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `/v2.N/keys`: the payload key, and the two halves of the bootstrap key that are encrypted for it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::body::Body;
+use hyper::{Method, Request};
+use serde::Deserialize;
+
+use super::answer::{self, Answer, Refusal};
+use super::query::{is_alphanumeric, required};
+use super::{Route, fallback, json_body, only};
+use crate::agent::Agent;
+use crate::bootstrap_key::{AUTH_TAG_LEN, Combination, SymmetricKey, UKey};
+
+pub(super) fn route(method: &Method, resource: Option<&str>) -> Route {
+    match resource {
+        Some("pubkey") => only(method, &Method::GET, Route::PublicKey),
+        Some("ukey") => only(method, &Method::POST, Route::UKey),
+        Some("vkey") => only(method, &Method::POST, Route::VKey),
+        Some("verify") => only(method, &Method::GET, Route::VerifyKey),
+        _ => Route::Refused(fallback::keys(method)),
+    }
+}
+
+/// `GET /keys/pubkey`: the payload key's public part as PEM.
+pub(super) fn public_key(agent: &Agent) -> Answer {
+    tracing::info!("GET pubkey returning 200 response.");
+    let pem = answer::string(agent.payload_key.public_pem());
+    answer::success(&format!(r#"{{"pubkey":{pem}}}"#))
+}
+
+#[derive(Deserialize)]
+struct UKeyBody {
+    encrypted_key: String,
+    auth_tag: String,
+    payload: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct VKeyBody {
+    encrypted_key: String,
+}
+
+/// `POST /keys/ukey`: the tenant's half.
+pub(super) async fn u_key<B: Body + Unpin>(agent: &Agent, request: Request<B>) -> Result<Answer, Refusal> {
+    let body: UKeyBody = json_body::read(agent, request).await?;
+    let key = half(agent, &body.encrypted_key, "u_key", "Invalid decrypted key")?;
+    let auth_tag = auth_tag(&body.auth_tag)?;
+    if let Some(payload) = &body.payload {
+        decode("u_key", "payload", payload)?;
+    }
+    let key = UKey { key, auth_tag, has_payload: body.payload.is_some() };
+    let combination = agent.bootstrap_keys().add_u(key, agent.id.as_str());
+    report(agent, combination);
+    Ok(answer::success("{}"))
+}
+
+/// `POST /keys/vkey`: the verifier's half.
+pub(super) async fn v_key<B: Body + Unpin>(agent: &Agent, request: Request<B>) -> Result<Answer, Refusal> {
+    let body: VKeyBody = json_body::read(agent, request).await?;
+    let key = half(agent, &body.encrypted_key, "v_key", "Decrypted key is invalid")?;
+    let combination = agent.bootstrap_keys().add_v(key, agent.id.as_str());
+    report(agent, combination);
+    Ok(answer::success("{}"))
+}
+
+/// `GET /keys/verify?challenge=…`: proves that the bootstrap key has been derived.
+pub(super) fn verify(agent: &Agent, query: &str) -> Result<Answer, Refusal> {
+    let challenge = required(query, "challenge")?;
+    if challenge.is_empty() {
+        return Err(refuse("GET key challenge", "No challenge provided.", ""));
+    }
+    if !is_alphanumeric(&challenge) {
+        let text = "Parameters should be strictly alphanumeric";
+        return Err(refuse("GET key challenge", text, &challenge));
+    }
+    match agent.bootstrap_keys().prove(&challenge) {
+        Some(hmac) => {
+            tracing::info!("GET key challenge returning 200 response.");
+            Ok(answer::success(&format!(r#"{{"hmac":"{hmac}"}}"#)))
+        }
+        None => Err(refuse("GET key challenge", "Bootstrap key not yet available.", "")),
+    }
+}
+
+/// Decodes, decrypts and checks a half.
+fn half(agent: &Agent, encrypted: &str, name: &str, invalid: &str) -> Result<SymmetricKey, Refusal> {
+    let call = format!("POST {name}");
+    let ciphertext = decode(name, "encrypted_key", encrypted)?;
+    let plain = agent
+        .payload_key
+        .decrypt(&ciphertext)
+        .map_err(|error| refuse(&call, "Failed to decrypt encrypted_key", &error.to_string()))?;
+    SymmetricKey::try_from(plain).map_err(|error| refuse(&call, invalid, &error.to_string()))
+}
+
+fn decode(name: &str, member: &str, text: &str) -> Result<Vec<u8>, Refusal> {
+    STANDARD.decode(text).map_err(|error| {
+        let invalid = format!("Invalid base64 encoding in {member}");
+        refuse(&format!("POST {name}"), &invalid, &error.to_string())
+    })
+}
+
+fn auth_tag(text: &str) -> Result<[u8; AUTH_TAG_LEN], Refusal> {
+    let call = "POST u_key";
+    let bytes =
+        hex::decode(text).map_err(|error| refuse(call, "Invalid hex encoding in auth_tag", &error.to_string()))?;
+    <[u8; AUTH_TAG_LEN]>::try_from(bytes).map_err(|bytes| {
+        let detail = format!("auth_tag has {} bytes, not {AUTH_TAG_LEN}", bytes.len());
+        refuse(call, "Invalid auth_tag", &detail)
+    })
+}
+
+/// Logs and builds a refusal; the detail goes to the caller only.
+fn refuse(call: &str, text: &str, detail: &str) -> Refusal {
+    tracing::warn!("{call} returning 400 response. {text}");
+    Refusal::bad_request(if detail.is_empty() { text.to_owned() } else { format!("{text}: {detail}") })
+}
+
+fn report(agent: &Agent, combination: Combination) {
+    let has_payload = match combination {
+        Combination::Waiting => {
+            tracing::debug!("Still waiting on u or v key");
+            return;
+        }
+        Combination::NoMatch => {
+            tracing::warn!("HMAC check failed for all U and V key combinations");
+            return;
+        }
+        Combination::Derived { has_payload } => has_payload,
+    };
+    tracing::info!("Successfully derived symmetric payload decryption key");
+    if has_payload && agent.payloads_forbidden {
+        tracing::warn!(
+            "agent mTLS is disabled, and unless 'enable_insecure_payload' is set to 'True', payloads cannot be deployed'"
+        );
+    } else if has_payload {
+        tracing::warn!("a payload was received and dropped: this version does not deploy payloads");
+    }
+}

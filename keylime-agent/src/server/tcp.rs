@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The TCP listener, with mTLS or, if that is switched off, plain HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use service::drain::Drain;
+use tls::rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio_rustls::TlsAcceptor;
+
+use super::connections::{Connections, Slot};
+use super::{Peer, serve_http};
+use crate::agent::Agent;
+use crate::config::Host;
+
+/// Connections at a time.
+const CONNECTIONS: usize = 256;
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1024;
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failure to accept, such as too many open files, so that it does not repeat thousands of times.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the agent cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TcpError {
+    #[error("cannot look up the address to listen on (option 'ip'), {host}: {source}")]
+    Lookup { host: String, source: io::Error },
+    #[error("cannot listen on {address} (options 'ip' and 'port'): {source}")]
+    Listen { address: String, source: io::Error },
+}
+
+/// A socket that has its address but refuses connections until [`Bound::listen`]. Taking the address first shows a clash
+/// before the host is registered; refusing meanwhile keeps callers from waiting.
+pub(crate) struct Bound {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// Takes the address; a host name is looked up.
+    pub(crate) async fn new(host: &Host, port: u16) -> Result<Self, TcpError> {
+        let address = match host {
+            Host::Address(address) => SocketAddr::new(*address, port),
+            Host::Name(name) => lookup(name, port).await?,
+        };
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        };
+        let bind = |socket: TcpSocket| {
+            // A restart must not wait for the last connections' TIME_WAIT.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        let socket = socket.and_then(bind).map_err(|source| listen_error(address, source))?;
+        Ok(Self { socket, address })
+    }
+
+    /// Begins to accept connections into the kernel's queue.
+    pub(crate) fn listen(self) -> Result<Listener, TcpError> {
+        let listener = self.socket.listen(BACKLOG).map_err(|source| listen_error(self.address, source))?;
+        let address = listener.local_addr().unwrap_or(self.address);
+        Ok(Listener { listener, address })
+    }
+}
+
+async fn lookup(name: &str, port: u16) -> Result<SocketAddr, TcpError> {
+    let lookup_error = |source| TcpError::Lookup { host: name.to_owned(), source };
+    let mut addresses = lookup_host((name, port)).await.map_err(lookup_error)?;
+    addresses.next().ok_or_else(|| lookup_error(io::Error::from(io::ErrorKind::NotFound)))
+}
+
+fn listen_error(address: SocketAddr, source: io::Error) -> TcpError {
+    TcpError::Listen { address: address.to_string(), source }
+}
+
+/// A listening socket.
+pub(crate) struct Listener {
+    listener: TcpListener,
+    /// The address with the real port.
+    pub(crate) address: SocketAddr,
+}
+
+impl Listener {
+    /// Serves connections for ever; with `tls`, after a handshake in which the client has shown a certificate.
+    pub(crate) async fn serve(&self, agent: &Arc<Agent>, tls: Option<Arc<ServerConfig>>, drain: &Drain) {
+        let connections = Connections::new(CONNECTIONS);
+        let acceptor = tls.map(TlsAcceptor::from);
+        loop {
+            let (stream, address) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let peer = Peer::Tcp(address);
+            let Some(slot) = connections.admit() else {
+                tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
+                continue;
+            };
+            let (agent, acceptor, watch) = (Arc::clone(agent), acceptor.clone(), drain.watch());
+            tokio::spawn(async move {
+                // Answers are small and complete: waiting to fill a packet only costs time.
+                let _ = stream.set_nodelay(true);
+                match acceptor {
+                    None => serve_http(stream, agent, peer, &slot, watch).await,
+                    Some(acceptor) => {
+                        if let Some(stream) = handshake(acceptor, stream, peer, &slot).await {
+                            serve_http(stream, agent, peer, &slot, watch).await;
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+async fn handshake(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: Peer,
+    slot: &Slot,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    let result = tokio::select! {
+        result = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => result,
+        () = slot.evicted() => return None,
+    };
+    match result {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            // Port probes of monitors connect and go.
+            tracing::debug!("{peer} left during the TLS handshake");
+            None
+        }
+        Ok(Err(error)) => {
+            let reason =
+                error.get_ref().and_then(|inner| inner.downcast_ref()).map_or_else(|| error.to_string(), tls::explain);
+            tracing::warn!("TLS handshake with {peer} failed: {reason}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("{peer} did not finish the TLS handshake in time");
+            None
+        }
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Unix socket for programs of this host, such as the SPIRE agent's plugin. The kernel tells who connects, and only
+//! the users that are allowed to are answered.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::Uid;
+use service::drain::Drain;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+
+use super::connections::Connections;
+use super::{Peer, serve_http};
+use crate::agent::Agent;
+
+/// Connections at a time.
+const CONNECTIONS: usize = 64;
+/// Pause after a failure to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there is no Unix socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnixError {
+    #[error("cannot make the Unix socket {} (option 'unix_socket_path'): {source}", path.display())]
+    Bind { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot make the Unix socket {}: there is another kind of file (option 'unix_socket_path')",
+        path.display()
+    )]
+    NotASocket { path: PathBuf },
+    #[error(
+        "cannot make the Unix socket {}: another process listens on it (option 'unix_socket_path')",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+}
+
+/// A Unix socket at its path. The file is removed when this is dropped, if it is still the same.
+pub(crate) struct BoundUnix {
+    listener: UnixListener,
+    allowed: Vec<Uid>,
+    path: PathBuf,
+    /// Device and inode of the socket file.
+    identity: (u64, u64),
+}
+
+impl BoundUnix {
+    /// Makes the socket. It is made under another name and moved to its place with its final mode, so there is no moment
+    /// without a socket or with a wrong mode; what an earlier run has left is replaced, a living socket is not.
+    pub(crate) fn new(path: &Path, mode: u32, allowed: Vec<Uid>) -> Result<Self, UnixError> {
+        let error = |source| UnixError::Bind { path: path.to_owned(), source };
+        match std::fs::symlink_metadata(path) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(error(source)),
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(UnixError::NotASocket { path: path.to_owned() });
+            }
+            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+                Err(dead) if dead.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(error(source)),
+                Ok(_) => {
+                    return Err(UnixError::InUse { path: path.to_owned() });
+                }
+            },
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let _ = std::fs::remove_file(&temporary);
+        let make = || {
+            let listener = UnixListener::bind(&temporary)?;
+            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
+            let metadata = std::fs::symlink_metadata(&temporary)?;
+            std::fs::rename(&temporary, path)?;
+            Ok((listener, (metadata.dev(), metadata.ino())))
+        };
+        let (listener, identity) = make().map_err(|source| {
+            let _ = std::fs::remove_file(&temporary);
+            error(source)
+        })?;
+        Ok(Self { listener, allowed, path: path.to_owned(), identity })
+    }
+
+    /// Serves connections for ever.
+    pub(crate) async fn serve(&self, agent: &Arc<Agent>, drain: &Drain) {
+        let connections = Connections::new(CONNECTIONS);
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection on the Unix socket: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(peer) = self.check(&stream) else {
+                tokio::spawn(refuse(stream));
+                continue;
+            };
+            let Some(slot) = connections.admit() else {
+                tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
+                continue;
+            };
+            let (agent, watch) = (Arc::clone(agent), drain.watch());
+            tokio::spawn(async move { serve_http(stream, agent, peer, &slot, watch).await });
+        }
+    }
+
+    /// Who is calling, if it is allowed to.
+    fn check(&self, stream: &UnixStream) -> Option<Peer> {
+        let credentials = match stream.peer_cred() {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::warn!("Unix socket: the caller is unknown: {error}");
+                return None;
+            }
+        };
+        let peer = Peer::Unix { uid: credentials.uid(), pid: credentials.pid() };
+        if self.allowed.contains(&Uid::from_raw(credentials.uid())) {
+            return Some(peer);
+        }
+        tracing::warn!("Unix socket: {peer} refused, the user is not in option 'unix_socket_allowed_users'");
+        None
+    }
+}
+
+/// Tells the caller why, without having read anything from it.
+async fn refuse(mut stream: UnixStream) {
+    const ANSWER: &str = concat!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 89\r\n\r\n",
+        r#"{"code":403,"status":"This user is not in option unix_socket_allowed_users","results":{}}"#
+    );
+    // The caller may be gone already.
+    let _ = stream.write_all(ANSWER.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+impl Drop for BoundUnix {
+    fn drop(&mut self) {
+        let found = std::fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(path: &Path) -> Result<BoundUnix, UnixError> {
+        BoundUnix::new(path, 0o640, vec![Uid::from_raw(0)])
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_file_has_its_mode_and_goes_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let bound = bind(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(bound);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_dead_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let _bound = bind(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_not_a_dead_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let shown = path.display().to_string();
+        let bound = bind(&path).unwrap();
+        assert_eq!(
+            bind(&path).err().unwrap().to_string(),
+            format!("cannot make the Unix socket {shown}: another process listens on it (option 'unix_socket_path')")
+        );
+        drop(bound);
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(
+            bind(&path).err().unwrap().to_string(),
+            format!("cannot make the Unix socket {shown}: there is another kind of file (option 'unix_socket_path')")
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        let nowhere = dir.path().join("no/folder");
+        assert_eq!(
+            bind(&nowhere).err().unwrap().to_string(),
+            format!(
+                "cannot make the Unix socket {} (option 'unix_socket_path'): No such file or directory (os error 2)",
+                nowhere.display()
+            )
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_successors_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let bound = bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(bound);
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The key and certificate of the agent's HTTPS server. Both are made if missing; what is there is used unchanged.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use keylime_api::AgentId;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    SerialNumber,
+};
+use ring::rand::SecureRandom as _;
+use tls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::config::{Host, KeyFile};
+use crate::payload_key::{password, write_private_key};
+use crate::{files, pem};
+
+/// How long a self-made certificate is valid: as long as the stock agent's.
+const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How far a verifier's clock may be behind ours.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+/// Why there is no key or certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerCertificateError {
+    #[error(transparent)]
+    File(#[from] tls::TlsError),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(
+        "cannot make a certificate for the key in {}: {source}: convert the key with: openssl pkcs8 -topk8, or supply a \
+         certificate for it",
+        path.display()
+    )]
+    Make { path: PathBuf, source: rcgen::Error },
+}
+
+/// The certificate as it is served.
+pub(crate) struct ServerCertificate {
+    /// PEM of the leaf alone, with a line feed at the end: what the registrar stores, where 2,048 characters are the limit.
+    pub(crate) leaf_pem: String,
+    /// Whether it was made just now.
+    pub(crate) created: bool,
+}
+
+/// Makes what is missing of key and certificate and returns the certificate.
+pub(crate) fn load_or_create(
+    key_file: &KeyFile,
+    certificate: &Path,
+    id: &AgentId,
+    contact: &Host,
+) -> Result<ServerCertificate, ServerCertificateError> {
+    let make_error = |source| ServerCertificateError::Make { path: key_file.path.clone(), source };
+    let write_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ServerCertificateError::Write { path, source }
+    };
+    if !key_file.path.exists() {
+        let key = KeyPair::generate().map_err(make_error)?;
+        write_private_key(&key_file.path, &key.serialize_der(), password(key_file))?
+            .map_err(write_error(&key_file.path))?;
+    }
+    if certificate.exists() {
+        let chain = tls::load_certificates(certificate, tls::FileKind::Certificate)?;
+        let leaf = chain.first().map(|leaf| pem::encode("CERTIFICATE", leaf));
+        return Ok(ServerCertificate { leaf_pem: leaf.unwrap_or_default(), created: false });
+    }
+    let key = match tls::load_private_key(&key_file.path, password(key_file))? {
+        PrivateKeyDer::Pkcs8(key) => key,
+        // rcgen refuses other encodings with a text that says so.
+        other => PrivatePkcs8KeyDer::from(other.secret_der().to_vec()),
+    };
+    let key = KeyPair::try_from(&key).map_err(make_error)?;
+    let leaf = parameters(id, contact).and_then(|parameters| parameters.self_signed(&key)).map_err(make_error)?;
+    let pem = pem::encode("CERTIFICATE", leaf.der());
+    files::replace(certificate, pem.as_bytes(), 0o644).map_err(write_error(certificate))?;
+    Ok(ServerCertificate { leaf_pem: pem, created: true })
+}
+
+/// Version 3, CN = agent id, the names and addresses the agent is reached under, usable by a TLS server only: a
+/// certificate with client authentication would be an administrator's at the verifier.
+fn parameters(id: &AgentId, contact: &Host) -> Result<CertificateParams, rcgen::Error> {
+    let names = vec!["localhost".to_owned(), "localhost.domain".to_owned()];
+    let mut parameters = CertificateParams::new(names)?;
+    let mut addresses = vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+    match contact {
+        Host::Address(address) if !addresses.contains(address) => addresses.push(*address),
+        Host::Address(_) => {}
+        Host::Name(name) => {
+            let name = SanType::DnsName(name.trim_end_matches('.').try_into()?);
+            if !parameters.subject_alt_names.contains(&name) {
+                parameters.subject_alt_names.push(name);
+            }
+        }
+    }
+    let addresses = addresses.into_iter().map(SanType::IpAddress);
+    parameters.subject_alt_names.extend(addresses);
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, id.as_str());
+    parameters.distinguished_name = subject;
+    parameters.is_ca = IsCa::ExplicitNoCa;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.serial_number = Some(serial_number()?);
+    let now = SystemTime::now();
+    parameters.not_before = (now - CLOCK_SKEW).into();
+    parameters.not_after = (now + VALIDITY).into();
+    Ok(parameters)
+}
+
+/// 127 random bits, positive and not zero (RFC 5280, section 4.1.2.2).
+fn serial_number() -> Result<SerialNumber, rcgen::Error> {
+    let mut bytes = [0; 16];
+    ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
+    if let Some(first) = bytes.first_mut() {
+        *first = (*first & 0x7f) | 0x40;
+    }
+    Ok(SerialNumber::from(bytes.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use service::Secret;
+
+    use super::*;
+
+    fn openssl(arguments: &[&str]) -> String {
+        let output = std::process::Command::new("openssl").args(arguments).output().expect("openssl is installed");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    struct Files {
+        _dir: tempfile::TempDir,
+        key: KeyFile,
+        certificate: PathBuf,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self {
+                key: KeyFile { path: dir.path().join("server-private.pem"), password: Secret::default() },
+                certificate: dir.path().join("server-cert.crt"),
+                _dir: dir,
+            }
+        }
+
+        fn load(&self, contact: Host) -> Result<ServerCertificate, ServerCertificateError> {
+            let id = "d432fbb3-d2f1-4a97-9ef7-75bd81c00001".parse().unwrap();
+            load_or_create(&self.key, &self.certificate, &id, &contact)
+        }
+
+        fn text(&self) -> String {
+            openssl(&["x509", "-in", self.certificate.to_str().unwrap(), "-noout", "-text"])
+        }
+    }
+
+    #[test]
+    fn a_made_certificate_is_correct() {
+        let files = Files::new();
+        let made = files.load(Host::Name("auth.tower.example.".into())).unwrap();
+        assert!(made.created);
+        let text = files.text();
+        for part in [
+            "Version: 3",
+            "Issuer: CN = d432fbb3-d2f1-4a97-9ef7-75bd81c00001",
+            "Subject: CN = d432fbb3-d2f1-4a97-9ef7-75bd81c00001",
+            "NIST CURVE: P-256",
+            "DNS:localhost, DNS:localhost.domain, DNS:auth.tower.example, IP Address:127.0.0.1, \
+             IP Address:0:0:0:0:0:0:0:1",
+            "TLS Web Server Authentication\n",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        let path = files.certificate.to_str().unwrap();
+        // Verifies the signature of the certificate itself, too.
+        openssl(&["verify", "-check_ss_sig", "-CAfile", path, path]);
+        assert_eq!(std::fs::read_to_string(path).unwrap(), made.leaf_pem);
+        assert!(made.leaf_pem.len() < 2048);
+
+        let other = Files::new();
+        let address = Host::Address("192.0.2.7".parse().unwrap());
+        other.load(address).unwrap();
+        let other = other.text();
+        assert!(other.contains("IP Address:192.0.2.7"), "{other}");
+        let serial = |text: &str| text.split("Serial Number:").nth(1).map(|t| t[..80].to_owned());
+        assert_ne!(serial(&text), serial(&other));
+    }
+
+    #[test]
+    fn what_is_there_is_used_unchanged() {
+        let files = Files::new();
+        let contact = Host::Address("127.0.0.1".parse().unwrap());
+        let first = files.load(contact.clone()).unwrap();
+        let key = std::fs::read(&files.key.path).unwrap();
+        let second = files.load(contact.clone()).unwrap();
+        assert!(!second.created);
+        assert_eq!(first.leaf_pem, second.leaf_pem);
+        std::fs::remove_file(&files.certificate).unwrap();
+        let third = files.load(contact).unwrap();
+        assert!(third.created);
+        assert_eq!(std::fs::read(&files.key.path).unwrap(), key);
+        let path = files.certificate.to_str().unwrap();
+        let of_certificate = openssl(&["x509", "-in", path, "-noout", "-pubkey"]);
+        let of_key = openssl(&["pkey", "-in", files.key.path.to_str().unwrap(), "-pubout"]);
+        assert_eq!(of_certificate, of_key);
+    }
+
+    #[test]
+    fn an_existing_rsa_key_gets_a_certificate() {
+        let files = Files::new();
+        openssl(&["genrsa", "-out", files.key.path.to_str().unwrap(), "2048"]);
+        let made = files.load(Host::Address("127.0.0.1".parse().unwrap())).unwrap();
+        assert!(made.created && files.text().contains("rsaEncryption"));
+        // The column of the registrar's database.
+        assert!(made.leaf_pem.len() < 2048);
+    }
+
+    #[test]
+    fn only_the_leaf_of_a_chain_is_registered() {
+        let files = Files::new();
+        let contact = Host::Address("127.0.0.1".parse().unwrap());
+        let leaf = files.load(contact.clone()).unwrap().leaf_pem;
+        let other = Files::new();
+        let issuer = other.load(contact.clone()).unwrap().leaf_pem;
+        std::fs::write(&files.certificate, format!("{leaf}{issuer}")).unwrap();
+        assert_eq!(files.load(contact).unwrap().leaf_pem, leaf);
+    }
+}

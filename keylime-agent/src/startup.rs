@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the configuration to a registered, listening agent, and back to an empty TPM.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keylime_api::AgentId;
+use keylime_api::registration::{MtlsCert, Registration};
+use nix::unistd::{Uid, geteuid};
+use service::drain::Drain;
+use service::signals::{self, Shutdown};
+use tls::rustls::ServerConfig;
+use tls::{ClientTls, ServerTls, Trust};
+use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmSettings};
+use zeroize::Zeroizing;
+
+use crate::agent::Agent;
+use crate::agent_data::{self, Fit, Stored};
+use crate::config::{Config, UuidSource};
+use crate::error::{Cause, StartError};
+use crate::measurement::{self, boottime, ima::ImaList};
+use crate::payload_key::{Origin, PayloadKey};
+use crate::privileges::{self, Account};
+use crate::registration::{Outcome, Registrar};
+use crate::server::{Bound, BoundUnix};
+use crate::{ek_certificate, server_certificate};
+
+/// How long requests in progress have when the agent ends.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// The measurement logs are opened with the rights the process was started with; everything else happens after the
+/// change to the `run_as` user. Must be called while the process has one thread.
+///
+/// # Errors
+/// The agent cannot start, or the registrar refuses it.
+pub fn run(config: &Config) -> Result<(), StartError> {
+    let logs = Logs {
+        ima: measurement::open(&config.ima_log, "IMA measurement list"),
+        boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
+    };
+    if config.client_cas.is_none() {
+        tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
+    }
+    drop_privileges(config)?;
+    let versions: Vec<_> = config.api_versions.iter().map(ToString::to_string).collect();
+    tracing::info!("Starting server with API versions: {}", versions.join(", "));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Cause::Runtime)?;
+    let result = runtime.block_on(main(config, logs));
+    // Nothing waits for what is left, such as a host name being looked up.
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+struct Logs {
+    ima: Option<std::fs::File>,
+    boot: Option<std::fs::File>,
+}
+
+fn drop_privileges(config: &Config) -> Result<(), Cause> {
+    match (&config.run_as, privileges::is_root()) {
+        (Some(run_as), true) => {
+            let account = Account::find(run_as)?;
+            privileges::drop_to(&account, run_as)?;
+            tracing::info!("Running the service as {run_as}...");
+        }
+        (None, true) => tracing::warn!("Cannot drop privileges since 'run_as' is empty: everything here runs as root"),
+        (Some(_), false) => {
+            tracing::warn!("Ignoring 'run_as' option because Keylime agent has not been started as root.")
+        }
+        (None, false) => {}
+    }
+    Ok(())
+}
+
+async fn main(config: &Config, logs: Logs) -> Result<(), Cause> {
+    let shutdown = signals::shutdown().map_err(Cause::Runtime)?;
+    let (host, port) = &config.listen;
+    let bound = Bound::new(host, *port).await?;
+    let stored = agent_data::load(&config.agent_data)?;
+    let tpm = open_tpm(config, stored.as_ref())?;
+    // Leaves nothing in the TPM, however the rest ends.
+    let guard = tpm.guard();
+    let started = Start { config, tpm: tpm.clone(), shutdown: shutdown.clone() };
+    let result = started.run(logs, stored, bound).await;
+    if shutdown.is_requested() {
+        tracing::info!("Shutting down keylime agent");
+    }
+    if let Err(error) = tpm.shutdown().await {
+        tracing::warn!("the TPM may still hold keys of this agent: {error}");
+    }
+    drop(guard);
+    result
+}
+
+fn open_tpm(config: &Config, stored: Option<&Stored>) -> Result<Tpm, Cause> {
+    let options = &config.tpm;
+    let tpm = Tpm::open(TpmSettings {
+        tcti: options.tcti.clone(),
+        hash: options.hash,
+        key_alg: options.key,
+        scheme: options.signing,
+        endorsement_auth: Zeroizing::new(options.endorsement_auth.expose().to_vec()),
+        ek: match options.ek_handle {
+            Some(handle) => EkSource::Persistent(handle),
+            None => EkSource::Template,
+        },
+        leftover_ak: stored.map(Stored::ak),
+        ..TpmSettings::default()
+    })?;
+    Ok(tpm)
+}
+
+struct Start<'a> {
+    config: &'a Config,
+    tpm: Tpm,
+    shutdown: Shutdown,
+}
+
+/// What exists before the registration.
+struct Identity {
+    agent: Agent,
+    registration: Registration,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Start<'_> {
+    async fn run(&self, logs: Logs, stored: Option<Stored>, bound: Bound) -> Result<(), Cause> {
+        // A TPM may take minutes for its keys; a signal need not wait for them.
+        let identity = tokio::select! {
+            identity = self.identity(logs, stored) => identity?,
+            () = self.shutdown.wait() => return Ok(()),
+        };
+        let unix = self.bind_unix()?;
+        if self.register(&identity).await? == Outcome::Interrupted {
+            return Ok(());
+        }
+        // It is needed for the activation only, and the TPM has room for few keys.
+        self.tpm.flush_ek().await?;
+        self.serve(identity, bound, unix).await
+    }
+
+    /// Keys, certificate and id.
+    async fn identity(&self, logs: Logs, stored: Option<Stored>) -> Result<Identity, Cause> {
+        let config = self.config;
+        if self.tpm.vendor_is_software().await? {
+            tracing::warn!("INSECURE: Keylime is using a software TPM emulator rather than a real hardware TPM.");
+            tracing::warn!("INSECURE: The security of Keylime is NOT linked to a hardware root of trust.");
+            tracing::warn!("INSECURE: Only use Keylime in this mode for testing or debugging purposes.");
+        }
+        let ek = self.tpm.create_ek().await?;
+        let ek_hash = tpm_wire::public::ek_hash(&ek.spki_pem);
+        let ak = self.load_ak(stored, &ek_hash).await?;
+        let id = self.agent_id(&ek_hash)?;
+        tracing::info!("Agent UUID: {id}");
+        let payload_key = self.payload_key()?;
+        let (tls, mtls_cert) = self.server_tls(&id)?;
+        let registration = self.registration(&ek, &ak, mtls_cert);
+        let node_key_digest = config.tpm.hash.digest(payload_key.public_pem().as_bytes()).map_err(Cause::Hash)?;
+        let agent = Agent {
+            id,
+            api_versions: config.api_versions.clone(),
+            hash: config.tpm.hash,
+            key: config.tpm.key,
+            signing: config.tpm.signing,
+            ak_handle: ak.handle,
+            tpm: self.tpm.clone(),
+            payload_key,
+            node_key_digest,
+            ima_list: logs.ima.map(ImaList::new),
+            boot_log: logs.boot,
+            boottime: boottime::read(),
+            payloads_forbidden: config.client_cas.is_none() && !config.insecure_payload,
+            bootstrap_keys: Default::default(),
+            bodies: Agent::body_limit(),
+        };
+        Ok(Identity { agent, registration, tls })
+    }
+
+    /// The stored AK if it belongs to this TPM and these settings, else a new one, which is stored.
+    async fn load_ak(&self, stored: Option<Stored>, ek_hash: &str) -> Result<AkInfo, Cause> {
+        let path = &self.config.agent_data;
+        let shown = path.display();
+        let fit =
+            Fit { hash: self.config.tpm.hash, key: self.config.tpm.key, signing: self.config.tpm.signing, ek_hash };
+        let saved = match stored {
+            None => {
+                tracing::info!("Agent Data not found in: {shown}");
+                None
+            }
+            Some(stored) if stored.fits(&fit) => Some(stored.ak()),
+            Some(_) => {
+                tracing::warn!("Not using old {shown} because it is not valid with current configuration");
+                None
+            }
+        };
+        let was_saved = saved.is_some();
+        let ak = self.tpm.load_or_create_ak(saved).await?;
+        match ak.rejected {
+            // The file is for this very EK, so it is damaged or the TPM was cleared. Nobody shall find the host under a new
+            // identity by surprise.
+            Some(reason) => {
+                tracing::error!("Loading old AK key from {shown} failed: {reason}");
+                Err(agent_data::damaged(path, reason).into())
+            }
+            None => {
+                if was_saved {
+                    tracing::info!("Loaded old AK key from {shown}");
+                }
+                agent_data::store(path, &ak.saved, &fit)?;
+                Ok(ak)
+            }
+        }
+    }
+
+    fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {
+        match &self.config.uuid {
+            UuidSource::Fixed(id) => Ok(id.clone()),
+            UuidSource::HashEk => Ok(ek_hash.parse()?),
+            UuidSource::Generate => {
+                let id = uuid::Uuid::new_v4().hyphenated().to_string().parse()?;
+                tracing::info!("Generated a new UUID: {id}");
+                Ok(id)
+            }
+        }
+    }
+
+    fn payload_key(&self) -> Result<PayloadKey, Cause> {
+        let file = &self.config.payload_key;
+        let loaded = PayloadKey::load_or_create(file, &self.config.server_key);
+        let (key, origin) = loaded.map_err(|source| Cause::PayloadKey { path: file.path.clone(), source })?;
+        let path = file.path.display();
+        match origin {
+            Origin::Loaded => tracing::debug!("Loaded payload key from {path}"),
+            Origin::Generated => tracing::info!("Generated a new payload key: {path}"),
+            Origin::CopiedFromServerKey => tracing::info!(
+                "Using the RSA key in {} as payload key, as agents with one key did: copied to {path}",
+                self.config.server_key.path.display()
+            ),
+        }
+        Ok(key)
+    }
+
+    /// Settings of the HTTPS server and the certificate that is registered.
+    fn server_tls(&self, id: &AgentId) -> Result<(Option<Arc<ServerConfig>>, MtlsCert), Cause> {
+        let config = self.config;
+        let Some(client_cas) = &config.client_cas else {
+            return Ok((None, MtlsCert::Disabled));
+        };
+        let client_cas = readable(client_cas)?;
+        let certificate =
+            server_certificate::load_or_create(&config.server_key, &config.server_cert, id, &config.contact.0)?;
+        if certificate.created {
+            tracing::info!("Generated a new server certificate: {}", config.server_cert.display());
+        }
+        let password = config.server_key.password.expose_str();
+        let settings = ServerTls::new(
+            &config.server_cert,
+            &config.server_key.path,
+            password.map(|text| Zeroizing::new(text.to_owned())),
+            client_cas,
+        );
+        for warning in settings.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok((Some(settings.build()?), MtlsCert::Pem(certificate.leaf_pem)))
+    }
+
+    fn registration(&self, ek: &EkInfo, ak: &AkInfo, mtls_cert: MtlsCert) -> Registration {
+        let (contact, port) = &self.config.contact;
+        Registration {
+            aik_tpm: ak.public_2b.clone(),
+            ek_tpm: ek.public_2b.clone(),
+            ekcert: ek_certificate::to_register(ek),
+            ip: contact.to_string(),
+            port: *port,
+            mtls_cert,
+        }
+    }
+
+    fn bind_unix(&self) -> Result<Option<BoundUnix>, Cause> {
+        let Some(socket) = &self.config.unix_socket else {
+            return Ok(None);
+        };
+        // Root and the user we are now, which is the one of run_as.
+        let allowed = match &socket.allowed_users {
+            None => vec![Uid::from_raw(0), geteuid()],
+            Some(users) => users
+                .iter()
+                .map(|user| privileges::user_id(user))
+                .collect::<Result<_, _>>()
+                .map_err(Cause::AllowedUsers)?,
+        };
+        Ok(Some(BoundUnix::new(&socket.path, socket.mode, allowed)?))
+    }
+
+    async fn register(&self, identity: &Identity) -> Result<Outcome, Cause> {
+        let config = &self.config.registrar;
+        let tls = match &config.tls_ca {
+            None => None,
+            Some(ca) => {
+                let settings = ClientTls { ca: Trust::Files(vec![ca.clone()]), identity: None, server_name: None };
+                Some(settings.build()?)
+            }
+        };
+        let registrar = Registrar {
+            host: &config.host,
+            port: config.port,
+            tls,
+            retry: &self.config.retry,
+            api_versions: &self.config.api_versions,
+        };
+        let agent = &identity.agent;
+        let registered = registrar.register(&agent.id, &identity.registration, &self.tpm, &self.shutdown);
+        Ok(registered.await?)
+    }
+
+    async fn serve(&self, identity: Identity, bound: Bound, unix: Option<BoundUnix>) -> Result<(), Cause> {
+        let scheme = if identity.tls.is_some() { "https" } else { "http" };
+        let listener = bound.listen()?;
+        tracing::info!("Listening on {scheme}://{}", listener.address);
+        if let Some(socket) = &self.config.unix_socket {
+            tracing::info!("Listening on Unix socket {}", socket.path.display());
+        }
+        let agent = Arc::new(identity.agent);
+        let drain = Drain::new();
+        let serve_unix = async {
+            match &unix {
+                Some(unix) => unix.serve(&agent, &drain).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = listener.serve(&agent, identity.tls, &drain) => {}
+            () = serve_unix => {}
+            () = self.shutdown.wait() => {}
+        }
+        // Callers that come now are refused; those that have asked get their answer.
+        drop(listener);
+        if !drain.drain(GRACE).await {
+            tracing::warn!("ending with requests in progress");
+        }
+        Ok(())
+    }
+}
+
+/// The CA files that can be read; the others are skipped, for a list often names the files of several deployments.
+fn readable(files: &[PathBuf]) -> Result<Vec<PathBuf>, Cause> {
+    let mut readable = Vec::new();
+    for file in files {
+        match tls::load_certificates(file, tls::FileKind::Ca) {
+            Ok(_) => readable.push(file.clone()),
+            Err(error) => {
+                tracing::warn!("Could not load certs from {}: {error}", file.display());
+            }
+        }
+    }
+    if readable.is_empty() {
+        return Err(Cause::NoClientCa);
+    }
+    Ok(readable)
+}
