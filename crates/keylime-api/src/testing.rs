@@ -22,12 +22,11 @@ pub(crate) const PATIENT: HttpSettings = HttpSettings {
     max_body: 100_000,
 };
 
-/// Limits for tests that wait for them to pass.
-pub(crate) const HASTY: HttpSettings = HttpSettings {
-    connect_timeout: Duration::from_millis(200),
-    total_timeout: Duration::from_millis(300),
-    max_body: 100_000,
-};
+/// For tests that wait until connecting has taken too long.
+pub(crate) const SHORT_CONNECT: HttpSettings = HttpSettings { connect_timeout: Duration::from_millis(200), ..PATIENT };
+
+/// For tests that wait until a whole call has taken too long.
+pub(crate) const SHORT_CALL: HttpSettings = HttpSettings { total_timeout: Duration::from_millis(300), ..PATIENT };
 
 /// What the server does with a request.
 pub(crate) enum Reply {

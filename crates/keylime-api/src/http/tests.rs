@@ -5,7 +5,9 @@ use test_support::ca::{Issued, LeafSpec, TestCa, self_signed};
 use tls::{ClientTls, Identity, Trust};
 
 use super::*;
-use crate::testing::{HASTY, PATIENT, Reply, Server, Site, error, greet_with, host_port, nobody, ok};
+use crate::testing::{
+    PATIENT, Reply, SHORT_CALL, SHORT_CONNECT, Server, Site, error, greet_with, host_port, nobody, ok,
+};
 
 fn target() -> Target {
     Target { path: "/v2.5/thing".to_owned(), query: Some("nonce=SECRETNONCE".to_owned()) }
@@ -93,8 +95,8 @@ async fn large_bodies_are_refused_announced_or_not() {
 #[tokio::test]
 async fn silence_ends_at_the_limit() {
     let text = "the peer at http://HOST did not answer GET /v2.5/thing within 0.3 s";
-    assert_eq!(failure(HASTY, || Reply::Hang).await, text);
-    assert_eq!(failure(HASTY, || Reply::Drip).await, text);
+    assert_eq!(failure(SHORT_CALL, || Reply::Hang).await, text);
+    assert_eq!(failure(SHORT_CALL, || Reply::Drip).await, text);
 }
 
 #[tokio::test]
@@ -277,7 +279,7 @@ async fn tls_and_plain_ports_are_told_apart() {
     // The system accepts the connection; nobody speaks.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = host_port(listener.local_addr().unwrap());
-    let http = Http::new("the peer", Transport::Tls(&silent, site.client()), HASTY).unwrap();
+    let http = Http::new("the peer", Transport::Tls(&silent, site.client()), SHORT_CONNECT).unwrap();
     let error = http.get(&target()).await.err().unwrap();
     assert!(error.is_transient());
     assert_eq!(without_address(error, &silent), "cannot connect to the peer at https://HOST within 0.2 s");
