@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Identity quotes of a Keylime agent beside TPM2_Quote itself, on the same TPM, and the agent's memory.
+
+use std::env;
+
+use anyhow::{Context, Result};
+use e2e::{keylime_options, our_agent};
+use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeServers, Swtpm, SwtpmOptions, process};
+use tokio::runtime::Runtime;
+
+use crate::client::AgentEndpoint;
+use crate::raw_tpm::RawTpm;
+use crate::report::{Goal, Report, Samples, timed};
+
+struct Measured {
+    agent: KeylimeAgent,
+    endpoint: AgentEndpoint,
+    kept: Samples,
+    new: Samples,
+}
+
+impl Measured {
+    fn start(tpm: &Swtpm, servers: &KeylimeServers, options: &KeylimeAgentOptions) -> Result<Self> {
+        let agent = KeylimeAgent::start(&tpm.tcti, servers, options)?;
+        let endpoint = AgentEndpoint::new(&agent, servers);
+        Ok(Self { agent, endpoint, kept: Samples::default(), new: Samples::default() })
+    }
+
+    fn memory_mb(&mut self) -> Result<f64> {
+        let kib = process::rss_kib(self.agent.part().pid()).context("the agent has ended")?;
+        Ok(kib as f64 * 1024.0 / 1e6)
+    }
+}
+
+pub(crate) fn measure(report: &mut Report, runtime: &Runtime, rounds: usize) -> Result<()> {
+    let tpm = Swtpm::start(SwtpmOptions::default())?;
+    let servers = KeylimeServers::start(&keylime_options(&tpm))?;
+    let quiet = |options: KeylimeAgentOptions| KeylimeAgentOptions { log: "info".to_owned(), ..options };
+    let mut ours = Measured::start(&tpm, &servers, &quiet(our_agent(&tpm)?))?;
+    let stock = env::var_os("PEER_KEYLIME_AGENT").map(|binary| {
+        // The same TPM under another id.
+        let options = KeylimeAgentOptions { uuid: "generate".to_owned(), ..KeylimeAgentOptions::new(binary) };
+        Measured::start(&tpm, &servers, &quiet(options))
+    });
+    let mut stock = stock.transpose()?;
+    let raw = RawTpm::new(&tpm)?;
+    let mut raw_times = Samples::default();
+
+    let mut agents: Vec<&mut Measured> = std::iter::once(&mut ours).chain(stock.as_mut()).collect();
+    let clients: Vec<_> = agents.iter().map(|agent| agent.endpoint.fresh()).collect::<Result<_>>()?;
+    for (agent, client) in agents.iter().zip(&clients) {
+        runtime.block_on(agent.endpoint.quote(client, &nonce(0)))?;
+    }
+    for round in 1..=rounds {
+        timed(&mut raw_times, || raw.quote(&nonce(round)))?;
+        for (agent, client) in agents.iter_mut().zip(&clients) {
+            timed(&mut agent.kept, || runtime.block_on(agent.endpoint.quote(client, &nonce(round))))?;
+        }
+    }
+    for round in 0..rounds / 5 {
+        for agent in &mut agents {
+            let client = agent.endpoint.fresh()?;
+            timed(&mut agent.new, || runtime.block_on(agent.endpoint.quote(&client, &nonce(round))))?;
+        }
+    }
+    drop(agents);
+
+    let raw = raw_times.median_ms();
+    let kept = ours.kept.median_ms();
+    report.add("identity quote, kept mTLS connection", "ms", kept, Some(("raw TPM2_Quote", raw)), Goal::ShareOf(1.3));
+    if let Some(stock) = &stock {
+        let stock_kept = stock.kept.median_ms();
+        report.add("the stock agent's, for comparison", "ms", stock_kept, Some(("raw TPM2_Quote", raw)), Goal::None);
+        report.add("identity quote, kept mTLS connection", "ms", kept, Some(("stock agent", stock_kept)), Goal::None);
+    }
+    let beside = stock.as_ref().map(|stock| ("stock agent", stock.new.median_ms()));
+    report.add("identity quote, new mTLS connection", "ms", ours.new.median_ms(), beside, Goal::ShareOf(0.2));
+    let memory = ours.memory_mb()?;
+    let beside = stock.as_mut().map(Measured::memory_mb).transpose()?;
+    report.add("VmRSS `keylime_agent`", "MB", memory, beside.map(|mb| ("stock agent", mb)), Goal::AtMost(9.0));
+    Ok(())
+}
+
+/// A nonce as a verifier would send it: 32 letters and digits.
+fn nonce(round: usize) -> [u8; 32] {
+    let mut nonce = [b'A'; 32];
+    for (place, digit) in nonce.iter_mut().zip(format!("{round:032}").bytes()) {
+        *place = digit;
+    }
+    nonce
+}
