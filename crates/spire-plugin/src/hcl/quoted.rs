@@ -44,6 +44,7 @@ fn interpolation(cursor: &mut Cursor<'_>, start: Position, bytes: &mut Vec<u8>) 
             '{' => open += 1,
             '}' => open -= 1,
             '\0' => return Err(HclError::Character { at, found: c }),
+            '\r' if cursor.sees("\n") => continue,
             _ => {}
         }
         push(bytes, c);

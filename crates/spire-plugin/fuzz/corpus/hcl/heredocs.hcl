@@ -1,0 +1,8 @@
+doc = <<-EOF
+  line
+    two
+  EOF
+x = <<E
+end
+E
+y = false

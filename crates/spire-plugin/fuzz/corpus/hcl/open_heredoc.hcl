@@ -1,0 +1,3 @@
+host = <<EOF
+h
+EOF
