@@ -10,8 +10,13 @@
 
 use crate::error::{OpenCause, TpmError};
 use crate::response_code::ResponseCode;
+use crate::tcti;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,13 +32,14 @@ pub(crate) const MAX_MESSAGE: usize = 4096;
 pub(crate) const HEADER: usize = 10;
 
 const TSS2_RC_SUCCESS: u32 = 0;
-/// TSS2_TCTI_TIMEOUT_BLOCK. Time-outs are optional for a TCTI and those of Debian's libtss2 do not have them; the
-/// kernel's TPM driver has its own, and callers wait with a deadline apart from this thread.
-const WAIT: i32 = -1;
+/// Milliseconds to wait for a response: longer than a TPM may take for any command. Device files keep to it; libtss2's
+/// socket transports wait without limit, so callers wait with a deadline of their own apart from this thread.
+const WAIT: i32 = 300_000;
 
 /// Waits between repetitions when the TPM answers TPM_RC_RETRY and the like; after the last one the code is
 /// returned as it is.
-const RETRY_WAITS: [Duration; 6] = [
+const RETRY_WAITS: [Duration; 7] = [
+    Duration::from_millis(1),
     Duration::from_millis(5),
     Duration::from_millis(20),
     Duration::from_millis(80),
@@ -42,19 +48,50 @@ const RETRY_WAITS: [Duration; 6] = [
     Duration::from_millis(800),
 ];
 
+/// Marks the files of a device that were opened since `before` to be closed when another program is started.
+///
+/// libtss2 opens the TPM's device without O_CLOEXEC, so every child process would inherit access to the TPM, and keep
+/// the bare device busy after our end.
+fn close_on_exec(device: &Path, before: &BTreeSet<RawFd>) {
+    for fd in open_files(device).difference(before) {
+        // SAFETY: the number was an open file of this process a moment ago and belongs to the TCTI context, which the
+        // caller holds open.
+        let file = unsafe { BorrowedFd::borrow_raw(*fd) };
+        if let Err(error) = fcntl(file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+            tracing::warn!(%error, "child processes will inherit the TPM device");
+        }
+    }
+}
+
+/// This process's open files that are `device`.
+fn open_files(device: &Path) -> BTreeSet<RawFd> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
+    entries
+        .flatten()
+        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == device))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
 /// A TCTI context of libtss2; closed when dropped.
 struct Tcti(ptr::NonNull<TSS2_TCTI_CONTEXT>);
 
 impl Tcti {
     fn open(text: &str) -> Result<Self, OpenCause> {
+        let device = tcti::device_path(text).and_then(|path| path.canonicalize().ok());
+        let before = device.as_deref().map(open_files).unwrap_or_default();
         let text = CString::new(text).map_err(|_| OpenCause::NulByte)?;
         let mut context = ptr::null_mut();
         // SAFETY: `text` is a NUL-terminated string that outlives the call; `context` is a valid place for the result.
         let code = unsafe { Tss2_TctiLdr_Initialize(text.as_ptr(), &mut context) };
-        match ptr::NonNull::new(context) {
-            Some(context) if code == TSS2_RC_SUCCESS => Ok(Tcti(context)),
-            _ => Err(OpenCause::Library(ResponseCode(code))),
+        let tcti = match ptr::NonNull::new(context) {
+            Some(context) if code == TSS2_RC_SUCCESS => Tcti(context),
+            _ => return Err(OpenCause::Library(ResponseCode(code))),
+        };
+        if let Some(device) = device {
+            close_on_exec(&device, &before);
         }
+        Ok(tcti)
     }
 
     fn functions(&self) -> &TSS2_TCTI_CONTEXT_COMMON_V1 {
@@ -171,6 +208,23 @@ mod tests {
             assert_eq!(response_code(&good[..end]), None, "{end}");
         }
         assert_eq!(response_code(&[0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x10, 0]), None);
+    }
+
+    #[test]
+    fn children_do_not_inherit_the_device() {
+        // Takes the probe that libtss2 sends when it opens a device, and answers it.
+        let device = Path::new("/dev/zero");
+        let before = open_files(device);
+        let tcti = Tcti::open("device:/dev/zero");
+        let opened: Vec<RawFd> = open_files(device).difference(&before).copied().collect();
+        assert!(tcti.is_ok());
+        assert_eq!(opened.len(), 1, "{opened:?}");
+        for fd in opened {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+            let close_on_exec = 0o2_000_000;
+            assert_ne!(u32::from_str_radix(flags, 8).unwrap() & close_on_exec, 0, "{info}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn choose(setting: Option<&str>, environment: Option<&str>, exists: impl Fn(
 }
 
 /// The file of a `device:` TCTI; an empty path is libtss2's own default.
-fn device_path(tcti: &str) -> Option<&Path> {
+pub(crate) fn device_path(tcti: &str) -> Option<&Path> {
     let path = tcti.strip_prefix("device:")?;
     Some(Path::new(if path.is_empty() { RESOURCE_MANAGER } else { path }))
 }
