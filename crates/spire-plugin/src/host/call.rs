@@ -180,4 +180,24 @@ mod tests {
         call.abort();
         assert_eq!(server.await.unwrap(), Some(h2::Reason::CANCEL));
     }
+
+    #[tokio::test]
+    async fn a_stream_that_the_plugin_resets_keeps_its_code() {
+        for (reason, expected) in [
+            (h2::Reason::ENHANCE_YOUR_CALM, Code::ResourceExhausted),
+            (h2::Reason::CANCEL, Code::Cancelled),
+            (h2::Reason::REFUSED_STREAM, Code::Unavailable),
+        ] {
+            let (channel, server) = connect();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(server).await.unwrap();
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                respond.send_reset(reason);
+                while connection.accept().await.is_some() {}
+            });
+            let (_opening, channel, request) = Opening::<Challenge>::new(channel, None);
+            let status = NodeAttestorClient::new(channel).aid_attestation(request).await.unwrap_err();
+            assert_eq!(crate::host::code(&status), expected);
+        }
+    }
 }

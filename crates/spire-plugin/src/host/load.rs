@@ -10,7 +10,7 @@ use spire_proto::{
 };
 use tonic::{Code, Status, service::Routes, transport::Channel};
 
-use super::{NodeAttestorSide, quoted};
+use super::{NodeAttestorSide, code, quoted};
 use crate::service::CONFIG;
 
 /// Broker number of all of SPIRE's host services.
@@ -94,7 +94,7 @@ impl<S: NodeAttestorSide> LoadedPlugin<S> {
         let services = match within(ANSWER, init.init(InitRequest { host_service_names: Vec::new() })).await {
             Ok(response) => response.plugin_service_names,
             Err(status) => {
-                return Err(LoadError::Init { name, code: status.code(), text: status.message().to_owned() });
+                return Err(LoadError::Init { name, code: code(&status), text: status.message().to_owned() });
             }
         };
         if !services.iter().any(|service| service == S::SERVICE) {
@@ -172,7 +172,7 @@ impl<S: NodeAttestorSide> LoadedPlugin<S> {
     }
 
     fn refused(&self, status: &Status) -> LoadError {
-        LoadError::Configure { name: self.name.clone(), code: status.code(), text: status.message().to_owned() }
+        LoadError::Configure { name: self.name.clone(), code: code(status), text: status.message().to_owned() }
     }
 }
 

@@ -27,7 +27,7 @@ mod call;
 mod load;
 mod relay;
 
-use std::{fmt, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 use tonic::{Code, Status};
 
@@ -205,6 +205,23 @@ impl AttestError {
     fn new(side: Side, status: &Status) -> Self {
         Self { side, code: status.code(), text: status.message().to_owned() }
     }
+}
+
+/// The code of a failed call as gRPC in Go has it: `Unavailable` whenever the connection was lost, however far the
+/// call had come. tonic has `Unknown` or `Cancelled` for some of those moments.
+fn code(status: &Status) -> Code {
+    // What the plugin itself has sent carries no source, apart from a stream it has reset.
+    let mut source = status.source();
+    if source.is_none() {
+        return status.code();
+    }
+    while let Some(error) = source {
+        if error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_reset) {
+            return status.code();
+        }
+        source = error.source();
+    }
+    Code::Unavailable
 }
 
 /// A plugin's error text as SPIRE passes it on: with the plugin's type and name before it, once.

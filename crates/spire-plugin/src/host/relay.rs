@@ -19,7 +19,7 @@ use tonic::{Code, Status, transport::Channel};
 use super::{
     AgentAttributes, AttestError, Side,
     call::{Call, Opening},
-    prefixed,
+    code, prefixed,
 };
 use crate::TrustDomain;
 
@@ -103,7 +103,7 @@ impl Relay<'_> {
 
     /// The plugin's own error, with SPIRE's prefix.
     fn failed(&self, side: Side, status: Status) -> AttestError {
-        AttestError { side, code: status.code(), text: prefixed(self.name, status.message()) }
+        AttestError { side, code: code(&status), text: prefixed(self.name, status.message()) }
     }
 
     /// The plugin breaks the contract.

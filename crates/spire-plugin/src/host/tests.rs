@@ -295,3 +295,17 @@ async fn a_silent_plugin_is_given_up() {
         assert_eq!(result.unwrap_err(), error);
     }
 }
+
+#[test]
+fn a_lost_connection_is_unavailable_whatever_tonic_calls_it() {
+    let with_source = |code, source: h2::Error| {
+        let mut status = Status::new(code, "transport error");
+        status.set_source(std::sync::Arc::new(source));
+        status
+    };
+    let lost = || h2::Error::from(h2::Reason::INTERNAL_ERROR);
+    assert_eq!(code(&with_source(Code::Unknown, lost())), Code::Unavailable);
+    assert_eq!(code(&with_source(Code::Cancelled, lost())), Code::Unavailable);
+    assert_eq!(code(&Status::unknown("the plugin's own")), Code::Unknown);
+    assert_eq!(code(&Status::cancelled("the plugin's own")), Code::Cancelled);
+}
