@@ -129,8 +129,14 @@ impl Owner {
                 self.state = State::Open(connection);
             }
             Err(error) => {
-                tracing::debug!(tcti = self.tcti, error = %Report(&error), "the TPM is still not available");
                 let State::Lost(loss) = &mut self.state else { return };
+                // Each reason once; the attempts go on for as long as the TPM is away.
+                let text = Report(&error).to_string();
+                if text == Report(&loss.reason).to_string() {
+                    tracing::debug!(tcti = self.tcti, error = text, "the TPM is still not available");
+                } else {
+                    tracing::warn!(tcti = self.tcti, error = text, "the TPM is not available, trying again");
+                }
                 loss.reason = Arc::new(error);
                 loss.next_try = Instant::now() + loss.wait;
                 loss.wait = (loss.wait * 2).min(LONGEST_WAIT);

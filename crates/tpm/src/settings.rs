@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 /// Settings of [`crate::Tpm::open`]. The default is Keylime's: sha256, rsa2048, rsassa, EK by template.
 #[derive(Clone)]
 pub struct TpmSettings {
-    /// libtss2's TCTI text; absent or empty: see [`crate::tcti::choose`]. The environment variable is read by the caller.
+    /// libtss2's TCTI text. Absent or empty: the environment variable `TCTI`, else the kernel's device; see
+    /// [`crate::tcti::choose`].
     pub tcti: Option<String>,
     /// PCR bank, hash of the AK's signature scheme and its nameAlg.
     pub hash: HashAlgorithm,

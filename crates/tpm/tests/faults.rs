@@ -34,7 +34,7 @@ fn ensure_unavailable(result: Result<Quote, TpmError>) -> Result<()> {
 
 #[tokio::test]
 async fn a_restarted_tpm_is_taken_up_again_with_the_same_ak() -> Result<()> {
-    let Some(mut swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(mut swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
     check(&identity_quote(&tpm).await?, &ak.public_2b)?;
 
@@ -61,7 +61,7 @@ async fn a_restarted_tpm_is_taken_up_again_with_the_same_ak() -> Result<()> {
 
 #[tokio::test]
 async fn an_ak_flushed_by_another_program_is_loaded_again() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
     check(&identity_quote(&tpm).await?, &ak.public_2b)?;
     swtpm.flush_transient()?;
@@ -86,7 +86,7 @@ async fn an_ak_flushed_by_another_program_is_loaded_again() -> Result<()> {
 
 #[tokio::test]
 async fn a_stalled_tpm_delays_nobody_beyond_the_deadline() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let queue = NonZeroUsize::new(2).context("two")?;
     let (tpm, _, ak) = start(TpmSettings { queue, ..settings(&swtpm) }, None).await?;
     check(&identity_quote(&tpm).await?, &ak.public_2b)?;
@@ -140,7 +140,7 @@ async fn a_stalled_tpm_delays_nobody_beyond_the_deadline() -> Result<()> {
 
 #[tokio::test]
 async fn shutdown_is_bounded_and_leaves_nothing() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     // With the EK and the AK loaded, by the guard.
     let tpm = Tpm::open(settings(&swtpm))?;
     let guard = tpm.guard();
@@ -220,7 +220,7 @@ async fn what_a_killed_process_left_is_cleared() -> Result<()> {
         std::io::stdin().read_line(&mut String::new())?;
         return Ok(());
     }
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let saved = killed_child(&swtpm, None)?;
     let leftover = swtpm.transient_handles()?;
     assert_eq!(leftover.len(), 1, "{leftover:x?}");
@@ -240,7 +240,7 @@ async fn what_a_killed_process_left_is_cleared() -> Result<()> {
 
 #[tokio::test]
 async fn a_full_tpm_is_explained() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     for context in ["a.ctx", "b.ctx", "c.ctx"] {
         swtpm.tool("tpm2_createprimary", &["-C", "o", "-G", "ecc", "-c", context])?;
     }
@@ -266,7 +266,7 @@ async fn a_full_tpm_is_explained() -> Result<()> {
 
 #[tokio::test]
 async fn a_tpm_that_is_not_there_is_named() -> Result<()> {
-    let Some(mut swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(mut swtpm) = plain_swtpm().await? else { return Ok(()) };
     let settings = settings(&swtpm);
     let open = || Tpm::open(settings.clone()).map(drop).map_err(|error| error.to_string());
     swtpm.power_off();

@@ -46,7 +46,7 @@ fn make_credential(swtpm: &Swtpm, ek_2b: &[u8], ak_2b: &[u8], secret: &[u8]) -> 
 
 #[tokio::test]
 async fn the_ek_by_template_is_the_one_the_vendor_certified() -> Result<()> {
-    let Some(swtpm) = swtpm(SwtpmOptions::default())? else { return Ok(()) };
+    let Some(swtpm) = swtpm(SwtpmOptions::default()).await? else { return Ok(()) };
     let tpm = Tpm::open(settings(&swtpm))?;
     let ek = tpm.create_ek().await?;
     assert_eq!(ek.certificate.as_deref(), Some(&swtpm.ek_certificate()?[..]));
@@ -92,7 +92,7 @@ async fn start_and_activate(swtpm: &Swtpm, settings: TpmSettings) -> Result<(Tpm
 async fn every_key_type_activates_and_quotes() -> Result<()> {
     use {HashAlgorithm as H, KeyAlgorithm as K, SignatureScheme as S};
     let options = SwtpmOptions { banks: all_banks(), ek_certificate: false, ..SwtpmOptions::default() };
-    let Some(swtpm) = swtpm(options)? else { return Ok(()) };
+    let Some(swtpm) = swtpm(options).await? else { return Ok(()) };
     // The third column says whether Keylime's verifiers, and so ours, take such quotes.
     let rows = [
         (H::Sha256, K::Rsa2048, S::RsaSsa, true),
@@ -129,7 +129,7 @@ async fn every_key_type_activates_and_quotes() -> Result<()> {
 
 #[tokio::test]
 async fn a_saved_ak_is_reused_and_never_by_mistake() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, first) = start(settings(&swtpm), None).await?;
     assert!(first.created && first.rejected.is_none());
     assert!(hex::encode(&first.public_2b).starts_with("01180001000b00050072000000100014000b0800000000000100"));
@@ -181,7 +181,7 @@ async fn a_saved_ak_is_reused_and_never_by_mistake() -> Result<()> {
          check failed (0x1df, parameter 1)"
     );
 
-    let Some(other) = plain_swtpm()? else { return Ok(()) };
+    let other = Swtpm::start(support::plain())?;
     let (tpm, _, ak) = start(settings(&other), Some(good.clone())).await?;
     assert_eq!(ak.rejected, Some(R::Refused(integrity)));
     tpm.shutdown().await?;
@@ -190,7 +190,7 @@ async fn a_saved_ak_is_reused_and_never_by_mistake() -> Result<()> {
 
 #[tokio::test]
 async fn credentials_for_other_keys_are_refused() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let tpm = Tpm::open(settings(&swtpm))?;
     let ek = tpm.create_ek().await?;
     let none = ParsedCredential { id_object: vec![0; 34], encrypted_secret: vec![0; 256] };
@@ -232,7 +232,7 @@ fn store(swtpm: &Swtpm, index: &str, bytes: &[u8], size: usize, attributes: &str
 
 #[tokio::test]
 async fn certificates_are_cut_out_of_padded_indexes() -> Result<()> {
-    let Some(swtpm) = swtpm(SwtpmOptions::default())? else { return Ok(()) };
+    let Some(swtpm) = swtpm(SwtpmOptions::default()).await? else { return Ok(()) };
     let certificate = swtpm.ek_certificate()?;
     let p256 = TpmSettings { key_alg: KeyAlgorithm::Ecc256, scheme: SignatureScheme::EcDsa, ..settings(&swtpm) };
     let read = async || {
@@ -281,7 +281,7 @@ async fn certificates_are_cut_out_of_padded_indexes() -> Result<()> {
 
 #[tokio::test]
 async fn the_endorsement_authorization_is_used_everywhere_it_is_needed() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     swtpm.tool("tpm2_changeauth", &["-c", "endorsement", "right"])?;
     let with = |value: &[u8]| TpmSettings { endorsement_auth: Zeroizing::new(value.to_vec()), ..settings(&swtpm) };
     let (tpm, _, _) = start_and_activate(&swtpm, with(b"right")).await?;
@@ -302,7 +302,7 @@ async fn the_endorsement_authorization_is_used_everywhere_it_is_needed() -> Resu
 
 #[tokio::test]
 async fn an_unusable_persistent_ek_is_explained() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     swtpm.tool("tpm2_createprimary", &["-C", "o", "-c", "primary.ctx"])?;
     swtpm.tool(
         "tpm2_create",
@@ -328,7 +328,7 @@ async fn an_unusable_persistent_ek_is_explained() -> Result<()> {
 
 #[tokio::test]
 async fn a_bank_that_is_not_active_is_named_with_those_that_are() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let text = refusal(Tpm::open(TpmSettings { hash: HashAlgorithm::Sha384, ..settings(&swtpm) }))?;
     assert_eq!(
         text,

@@ -20,7 +20,7 @@ fn tpm_threads() -> Result<usize> {
 
 #[tokio::test]
 async fn dropping_the_last_handle_leaves_nothing() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, _) = start(settings(&swtpm), None).await?;
     let clone = tpm.clone();
     drop(tpm);

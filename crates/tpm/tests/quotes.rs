@@ -31,7 +31,7 @@ fn pcr(quote: &Quote, pcr: u8) -> Option<String> {
 
 #[tokio::test]
 async fn an_identity_quote_is_one_command() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
     let identity = PcrMask::EMPTY;
     // PCR_Read, PCR_Reset, PCR_Extend, Quote; a new TPM answers its first TPM2_Quote with TPM_RC_RETRY.
@@ -60,7 +60,7 @@ async fn an_identity_quote_is_one_command() -> Result<()> {
 
 #[tokio::test]
 async fn changed_pcrs_are_read_again_without_another_quote() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
     let mask = PcrMask::EMPTY.with(10);
     let (first, _) = counted(&tpm, &ak.public_2b, mask).await?;
@@ -79,7 +79,7 @@ async fn changed_pcrs_are_read_again_without_another_quote() -> Result<()> {
 
 #[tokio::test]
 async fn pcr_16_is_put_right_after_another_program_changed_it() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
     let (good, _) = counted(&tpm, &ak.public_2b, PcrMask::EMPTY).await?;
     let spoils: [fn(&Swtpm) -> Result<()>; 2] =
@@ -106,7 +106,7 @@ async fn pcr_16_is_put_right_after_another_program_changed_it() -> Result<()> {
 
 #[tokio::test]
 async fn two_programs_that_fight_for_pcr_16_get_good_quotes_or_none() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (one, _, ak) = start(settings(&swtpm), None).await?;
     let (two, _, _) = start(settings(&swtpm), None).await?;
     let rival = tokio::spawn({
@@ -145,7 +145,7 @@ async fn two_programs_that_fight_for_pcr_16_get_good_quotes_or_none() -> Result<
 
 #[tokio::test]
 async fn requests_that_cannot_be_met_are_refused() -> Result<()> {
-    let Some(swtpm) = plain_swtpm()? else { return Ok(()) };
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let tpm = Tpm::open(settings(&swtpm))?;
     assert!(matches!(identity_quote(&tpm).await, Err(TpmError::NoAk)));
     tpm.create_ek().await?;

@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use anyhow::{Context, Result, ensure};
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 use test_support::{Swtpm, SwtpmOptions, require};
+use tokio::sync::{Mutex, MutexGuard};
 use tpm::{AkInfo, EkInfo, Quote, QuoteRequest, SavedAk, Tpm, TpmError, TpmSettings};
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
@@ -18,14 +20,46 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const NODE_KEY_PEM: &[u8] = b"-----BEGIN PUBLIC KEY-----\n(any text will do)\n-----END PUBLIC KEY-----\n";
 
-/// A TPM, or `None` (said loudly) where there is no swtpm.
-pub(crate) fn swtpm(options: SwtpmOptions) -> Result<Option<Swtpm>> {
-    require::swtpm().map(|()| Swtpm::start(options)).transpose()
+/// A software TPM for one test; the other tests of the same program wait until it is dropped.
+///
+/// libtss2 opens its sockets without SOCK_CLOEXEC. A TPM tool started by one test while another test's TPM thread has
+/// a command under way would inherit that connection and keep it open, and swtpm serves one connection at a time.
+pub(crate) struct OwnSwtpm {
+    swtpm: Swtpm,
+    _turn: MutexGuard<'static, ()>,
 }
 
-/// A TPM without EK certificates, which is made faster.
-pub(crate) fn plain_swtpm() -> Result<Option<Swtpm>> {
-    swtpm(SwtpmOptions { ek_certificate: false, ..SwtpmOptions::default() })
+static TURN: Mutex<()> = Mutex::const_new(());
+
+impl Deref for OwnSwtpm {
+    type Target = Swtpm;
+
+    fn deref(&self) -> &Swtpm {
+        &self.swtpm
+    }
+}
+
+impl DerefMut for OwnSwtpm {
+    fn deref_mut(&mut self) -> &mut Swtpm {
+        &mut self.swtpm
+    }
+}
+
+/// A TPM, or `None` (said loudly) where there is no swtpm.
+pub(crate) async fn swtpm(options: SwtpmOptions) -> Result<Option<OwnSwtpm>> {
+    let Some(()) = require::swtpm() else { return Ok(None) };
+    let turn = TURN.lock().await;
+    Ok(Some(OwnSwtpm { swtpm: Swtpm::start(options)?, _turn: turn }))
+}
+
+/// Options of a TPM without EK certificates, which is made faster.
+pub(crate) fn plain() -> SwtpmOptions {
+    SwtpmOptions { ek_certificate: false, ..SwtpmOptions::default() }
+}
+
+/// A TPM without EK certificates.
+pub(crate) async fn plain_swtpm() -> Result<Option<OwnSwtpm>> {
+    swtpm(plain()).await
 }
 
 pub(crate) fn all_banks() -> Vec<String> {
