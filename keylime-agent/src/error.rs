@@ -16,10 +16,19 @@ use crate::server_certificate::ServerCertificateError;
 #[error(transparent)]
 pub struct StartError(#[from] Cause);
 
+impl StartError {
+    /// Whether only a change of the configuration helps.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        use PrivilegeError::{NoGroup, NoUser};
+        matches!(self.0, Cause::Privileges(NoUser(_) | NoGroup(_)) | Cause::AllowedUsers(NoUser(_) | NoGroup(_)))
+    }
+}
+
 /// The kinds of failures, by where they come from.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cause {
-    #[error(transparent)]
+    #[error("option 'run_as': {0}")]
     Privileges(#[from] PrivilegeError),
     #[error("option 'unix_socket_allowed_users': {0}")]
     AllowedUsers(#[source] PrivilegeError),

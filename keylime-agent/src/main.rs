@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error}");
             eprintln!("Error: {error}");
-            ExitCode::from(FAILED)
+            ExitCode::from(if error.is_configuration() { WRONG } else { FAILED })
         }
     }
 }

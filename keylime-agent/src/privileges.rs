@@ -8,9 +8,9 @@ use crate::config::RunAs;
 /// Why privileges could not be dropped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrivilegeError {
-    #[error("option 'run_as': there is no user '{0}'")]
+    #[error("there is no user '{0}'")]
     NoUser(String),
-    #[error("option 'run_as': there is no group '{0}'")]
+    #[error("there is no group '{0}'")]
     NoGroup(String),
     #[error("cannot look up '{name}': {source}")]
     Lookup { name: String, source: nix::Error },
@@ -101,11 +101,8 @@ mod tests {
 
     #[test]
     fn who_does_not_exist_is_named() {
-        let no_user = "option 'run_as': there is no user 'no-such-user'";
+        let no_user = "there is no user 'no-such-user'";
         assert_eq!(find("no-such-user", None).unwrap_err(), no_user);
-        assert_eq!(
-            find("root", Some("no-such-group")).unwrap_err(),
-            "option 'run_as': there is no group 'no-such-group'"
-        );
+        assert_eq!(find("root", Some("no-such-group")).unwrap_err(), "there is no group 'no-such-group'");
     }
 }

@@ -2,23 +2,31 @@
 //! The Unix socket for programs of this host, such as the SPIRE agent's plugin. The kernel tells who connects, and only
 //! the users that are allowed to are answered.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::Uid;
 use service::drain::Drain;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::connections::Connections;
+use super::connections::{Connections, Slot};
 use super::{Peer, serve_http};
 use crate::agent::Agent;
+use crate::routes::answer::{self, Refusal};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
+/// Connections of users that are not allowed to, until they have read so.
+const REFUSED: usize = 16;
+/// Longest time until such a caller has asked for something.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failure to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,6 +97,8 @@ impl BoundUnix {
     /// Serves connections for ever.
     pub(crate) async fn serve(&self, agent: &Arc<Agent>, drain: &Drain) {
         let connections = Connections::new(CONNECTIONS);
+        // Apart, so that those who are refused take no place of the others.
+        let refused = Connections::new(REFUSED);
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -99,7 +109,9 @@ impl BoundUnix {
                 }
             };
             let Some(peer) = self.check(&stream) else {
-                tokio::spawn(refuse(stream));
+                if let Some(slot) = refused.admit() {
+                    tokio::spawn(refuse(stream, slot));
+                }
                 continue;
             };
             let Some(slot) = connections.admit() else {
@@ -129,15 +141,19 @@ impl BoundUnix {
     }
 }
 
-/// Tells the caller why, without having read anything from it.
-async fn refuse(mut stream: UnixStream) {
-    const ANSWER: &str = concat!(
-        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 89\r\n\r\n",
-        r#"{"code":403,"status":"This user is not in option unix_socket_allowed_users","results":{}}"#
-    );
-    // The caller may be gone already.
-    let _ = stream.write_all(ANSWER.as_bytes()).await;
-    let _ = stream.shutdown().await;
+/// Tells the caller why, whatever it asks for.
+async fn refuse(stream: UnixStream, slot: Slot) {
+    let service = service_fn(|_| async {
+        let text = "This user is not in option unix_socket_allowed_users";
+        Ok::<_, Infallible>(answer::refusal(&Refusal::new(403, text)))
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(REFUSAL_TIMEOUT).keep_alive(false);
+    tokio::select! {
+        // How it ends does not matter.
+        _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+        () = slot.evicted() => {}
+    }
 }
 
 impl Drop for BoundUnix {

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent with the real Keylime verifier, registrar and tenant and a software TPM.
+
+mod support;
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+use support::{Lab, has_mode, options};
+use test_support::keylime::Server;
+use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, require};
+
+use crate::support::LIMIT;
+
+/// A policy that PCR 23 has its start value.
+fn policy() -> String {
+    format!("{{\"23\": [\"{}\"]}}", "0".repeat(64))
+}
+
+#[test]
+fn enrolment_reaches_get_quote_and_stays() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let mut agent = lab.agent(&options());
+    let id = agent.id().unwrap();
+    assert_eq!(id.len(), 64, "{id}");
+    for (name, mode) in [
+        ("agent_data.json", 0o600),
+        ("payload-private.pem", 0o600),
+        ("server-private.pem", 0o600),
+        ("server-cert.crt", 0o644),
+    ] {
+        assert!(has_mode(&agent.folder.join(name), mode), "{name}");
+    }
+    lab.servers.enrol(&id, agent.port, Some(&policy())).unwrap();
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    assert_eq!(lab.wait_quotes(&id, 5)["operational_state"], 3);
+    let log = agent.part().log();
+    for line in [
+        "INFO  keylime_agent::startup > Starting server with API versions: 2.1, 2.2, 2.3, 2.4, 2.5, 2.6\n".to_owned(),
+        format!("> SUCCESS: Agent {id} registered\n"),
+        format!("> SUCCESS: Agent {id} activated\n"),
+        format!("> Listening on https://127.0.0.1:{}\n", agent.port),
+    ] {
+        assert!(log.contains(&line), "{line}: {log}");
+    }
+
+    // A restart keeps AK, payload key and certificate, so the verifier notices nothing.
+    assert!(agent.terminate().unwrap().success());
+    assert!(agent.part().log().ends_with("> Shutting down keylime agent\n"));
+    assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
+    assert_eq!(lab.tpm.session_handles().unwrap(), Vec::<u32>::new());
+    agent.restart().unwrap();
+    assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3);
+    assert!(agent.part().log().contains("> Loaded old AK key from "));
+
+    lab.tpm.pcr_extend(23).unwrap();
+    let record = lab.servers.wait_state(&id, 9, LIMIT).unwrap();
+    assert_eq!(record["last_event_id"], "pcr_validation.invalid_pcr_23");
+}
+
+#[test]
+fn either_agent_takes_over_from_the_other() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let (Some(stock), Some(())) = (require::stock_agent(), require::root()) else { return };
+    let first = lab.agent(&KeylimeAgentOptions::new(&stock));
+    let id = first.id().unwrap();
+    lab.servers.enrol(&id, first.port, Some(&policy())).unwrap();
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    let record = lab.servers.registrar_agent(&id).unwrap().unwrap();
+    let mut folder = first.folder.clone();
+    let mut port = first.port;
+    let files = ["payload-private.pem", "server-private.pem", "server-cert.crt"];
+    let contents = |folder: &std::path::Path| files.map(|name| std::fs::read(folder.join(name)).unwrap());
+    let before = contents(&folder);
+    // Each stops, and the next one starts with its folder and at its port.
+    let mut running = first;
+    for binary in [support::BINARY, stock.to_str().unwrap(), support::BINARY] {
+        assert!(running.terminate().unwrap().success());
+        // The stock agent leaves its AK in a TPM without resource manager.
+        lab.tpm.flush_transient().unwrap();
+        let mut options = KeylimeAgentOptions { folder: Some(folder.clone()), ..KeylimeAgentOptions::new(binary) }
+            .env("KEYLIME_AGENT_PORT", port.to_string())
+            .env("KEYLIME_AGENT_CONTACT_PORT", port.to_string());
+        options.uuid = "hash_ek".to_owned();
+        let mut next = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
+        next.part().wait_log("Listening on", LIMIT).unwrap();
+        assert_eq!(next.id().unwrap(), id);
+        let mut now = lab.servers.registrar_agent(&id).unwrap().unwrap();
+        now["regcount"] = record["regcount"].clone();
+        assert_eq!(now, record, "by {binary}");
+        assert_eq!(contents(&folder), before);
+        assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3, "by {binary}");
+        let kept = std::mem::replace(&mut running, next);
+        // Its folder must outlive it.
+        std::mem::forget(kept);
+        folder = running.folder.clone();
+        port = record["port"].as_u64().unwrap().try_into().unwrap();
+    }
+}
+
+#[test]
+fn a_payload_is_taken_and_the_key_proven() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let mut agent = lab.agent(&options());
+    let id = agent.id().unwrap();
+    let payload = agent.scratch().join("payload.txt");
+    std::fs::write(&payload, "hello").unwrap();
+    let port = agent.port.to_string();
+    let arguments =
+        ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "-f", payload.to_str().unwrap(), "--verify"];
+    let output = lab.servers.tenant(&arguments).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    let log = agent.part().log();
+    assert!(log.contains("> Successfully derived symmetric payload decryption key\n"), "{log}");
+    assert!(log.contains("> a payload was received and dropped: this version does not deploy payloads\n"), "{log}");
+    assert!(log.contains("> GET key challenge returning 200 response.\n"), "{log}");
+}
+
+/// One line of an IMA list with the template hash, and what the kernel extends PCR 10 of the SHA-256 bank with.
+fn ima_line(path: &str) -> (String, String, String) {
+    let digest = |algorithm, data: &[u8]| hex::encode(ring::digest::digest(algorithm, data));
+    let content = ring::digest::digest(&ring::digest::SHA256, path.as_bytes());
+    let mut template = Vec::new();
+    for field in [[b"sha256:\0", content.as_ref()].concat(), [path.as_bytes(), b"\0"].concat()] {
+        template.extend(u32::try_from(field.len()).unwrap().to_le_bytes());
+        template.extend(field);
+    }
+    let content = hex::encode(content);
+    let sha1 = digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &template);
+    let line = format!("10 {sha1} ima-ng sha256:{content} {path}\n");
+    (line, digest(&ring::digest::SHA256, &template), content)
+}
+
+#[test]
+fn a_growing_ima_list_is_attested_in_parts() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("ima");
+    std::fs::write(&list, "").unwrap();
+    let mut digests = serde_json::Map::new();
+    let mut number = 0;
+    let mut measure = |count: u32| {
+        let mut text = String::new();
+        for _ in 0..count {
+            number += 1;
+            let (line, extend, content) = ima_line(&format!("/usr/bin/program-{number}"));
+            lab.tpm.tool("tpm2_pcrextend", &[&format!("10:sha256={extend}")]).unwrap();
+            digests.insert(format!("/usr/bin/program-{number}"), json!([content]));
+            text.write_str(&line).unwrap();
+        }
+        use std::io::Write as _;
+        std::fs::File::options().append(true).open(&list).unwrap().write_all(text.as_bytes()).unwrap();
+        digests.clone()
+    };
+    // The policy knows what will be run later, too.
+    let mut known = measure(20);
+    for later in 21..=30 {
+        known.insert(format!("/usr/bin/program-{later}"), json!([ima_line(&format!("/usr/bin/program-{later}")).2]));
+    }
+    let policy = json!({
+        "meta": {"version": 1, "generator": 0},
+        "release": 0,
+        "digests": known,
+        "excludes": [],
+        "keyrings": {},
+        "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null},
+        "ima-buf": {},
+        "verification-keys": ""
+    });
+    let policy_file = folder.path().join("policy.json");
+    std::fs::write(&policy_file, policy.to_string()).unwrap();
+
+    let mut agent = lab.agent(&options().env("KEYLIME_AGENT_IMA_ML_PATH", list.to_str().unwrap()));
+    assert!(agent.part().log().contains(&format!("> IMA measurement list location override: {}\n", list.display())));
+    let id = agent.id().unwrap();
+    let port = agent.port.to_string();
+    let arguments =
+        ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "--runtime-policy", policy_file.to_str().unwrap()];
+    let output = lab.servers.tenant(&arguments).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    for _ in 0..5 {
+        measure(2);
+        assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3);
+    }
+    let record = lab.servers.verifier_agent(&id).unwrap().unwrap();
+    assert!(record["ima_pcrs"] != json!([]), "{record}");
+    // A program that the policy does not know.
+    measure(1);
+    let record = lab.servers.wait_state(&id, 9, LIMIT).unwrap();
+    assert!(record["last_event_id"].as_str().unwrap().starts_with("ima."), "{record}");
+}
+
+#[test]
+fn a_registrar_that_is_not_up_yet_is_waited_for() {
+    let Some(mut lab) = Lab::start(KeylimeOptions::default()) else { return };
+    lab.servers.stop(Server::Registrar);
+    let options = options()
+        .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY", "500")
+        .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_DELAY", "1000");
+    let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
+    let port = lab.servers.registrar_tls_port;
+    agent
+        .part()
+        .wait_log(&format!("> Requesting registrar API version to https://127.0.0.1:{port}/version"), LIMIT)
+        .unwrap();
+    agent.part().wait_log("> Network error (connection failed): ", LIMIT).unwrap();
+    // Nothing listens before the registration.
+    assert!(std::net::TcpStream::connect(("127.0.0.1", agent.port)).is_err());
+    lab.servers.restart(Server::Registrar).unwrap();
+    agent.wait_listening().unwrap();
+
+    // A signal ends the waiting at once, and nothing is left in the TPM.
+    lab.servers.stop(Server::Registrar);
+    assert!(agent.terminate().unwrap().success());
+    let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
+    agent.part().wait_log("> Trying to register again in ", LIMIT).unwrap();
+    assert!(agent.terminate().unwrap().success());
+    assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
+
+    // With a configured number of retries it gives up.
+    let (code, log) = lab.failing_agent(&options.env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_RETRIES", "1"));
+    assert_eq!(code, Some(1));
+    assert!(
+        log.contains("> Failed to register agent after retrying: cannot connect to the Keylime registrar"),
+        "{log}"
+    );
+    assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
+}
+
+#[test]
+fn a_known_id_with_another_ak_is_refused_at_once() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let mut agent = lab.agent(&options());
+    assert!(agent.terminate().unwrap().success());
+    let data = agent.folder.join("agent_data.json");
+
+    // A damaged file is no reason for a new identity.
+    let good = std::fs::read(&data).unwrap();
+    std::fs::write(&data, &good[..good.len() / 2]).unwrap();
+    let again = KeylimeAgentOptions { folder: Some(agent.folder.clone()), ..options() };
+    let (code, log) = lab.failing_agent(&again);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("cannot be used: it is not an agent data file"), "{log}");
+    assert_eq!(std::fs::read(&data).unwrap(), &good[..good.len() / 2]);
+
+    // Nor is an AK that the TPM does not take.
+    let mut record: serde_json::Value = serde_json::from_slice(&good).unwrap();
+    record["ak_private"][20] = json!(record["ak_private"][20].as_u64().unwrap() ^ 1);
+    std::fs::write(&data, record.to_string()).unwrap();
+    let (code, log) = lab.failing_agent(&again);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("> Loading old AK key from "), "{log}");
+    assert!(log.contains("Restore the file from a backup"), "{log}");
+
+    // Without the file the registrar decides.
+    std::fs::remove_file(&data).unwrap();
+    let (code, log) = lab.failing_agent(&again);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("> Failed to register agent: Registration forbidden - Agent re-registration with"), "{log}");
+    assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
+}
+
+#[test]
+fn elliptic_curve_keys_are_attested() {
+    let options_ecc = KeylimeOptions {
+        require_ek_cert: false,
+        overrides: vec![("tenant".into(), "accept_tpm_signing_algs".into(), "['ecdsa', 'rsassa']".into())],
+        ..KeylimeOptions::default()
+    };
+    let Some(lab) = Lab::start(options_ecc) else { return };
+    let options = options()
+        .env("KEYLIME_AGENT_TPM_ENCRYPTION_ALG", "ecc256")
+        .env("KEYLIME_AGENT_TPM_SIGNING_ALG", "ecdsa")
+        .env("KEYLIME_AGENT_UUID", "generate");
+    let agent = lab.agent(&options);
+    let id = agent.id().unwrap();
+    assert_eq!(id.len(), 36);
+    lab.servers.enrol(&id, agent.port, None).unwrap();
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    assert_eq!(agent.get("/v2.4/agent/info").unwrap().results()["tpm_enc_alg"], "ecc");
+    assert_eq!(agent.get("/v2.5/agent/info").unwrap().results()["tpm_enc_alg"], "ecc256");
+}
+
+#[test]
+fn without_mtls_plain_http_is_served() {
+    let Some(lab) = Lab::start(KeylimeOptions { agent_mtls: false, ..KeylimeOptions::default() }) else { return };
+    let mut agent = lab.agent(&KeylimeAgentOptions { mtls: false, ..options() });
+    let id = agent.id().unwrap();
+    assert_eq!(lab.servers.registrar_agent(&id).unwrap().unwrap()["mtls_cert"], "disabled");
+    lab.servers.enrol(&id, agent.port, Some(&policy())).unwrap();
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    assert!(agent.part().log().contains("> mTLS disabled, Tenant and Verifier will reach out to agent via HTTP\n"));
+}
