@@ -76,8 +76,8 @@ impl AwaitQuote {
         &self.id
     }
 
-    /// Asks the verifier and the registrar for the host, both at once, and refuses early where
-    /// the verifier does not vouch for it. Meant to run while the node makes its quote.
+    /// Asks the verifier and the registrar for the host, both at once. Meant to run while the node
+    /// makes its quote.
     ///
     /// # Errors
     /// Those of [`policy::check_verifier`], and [`Refusal::NotEnrolled`],

@@ -105,8 +105,13 @@ async fn attest(
             Ok(Err(end)) => Err(end),
         }
     };
-    let records = async { waiting.records().await.map_err(End::from) };
-    let (records, quote) = tokio::try_join!(records, quote)?;
+    // Both to their end, also where Keylime refuses at once: SPIRE passes a status on only while it listens, and until
+    // the node has answered the challenge it does not (it would report that the plugin closed the stream).
+    let (records, quote) = tokio::join!(waiting.records(), quote);
+    if let Err(End::Stream(status)) = quote {
+        return Err(End::Stream(status));
+    }
+    let (records, quote) = (records?, quote?);
     Ok(waiting.quote(records, &quote).await?)
 }
 
