@@ -81,7 +81,7 @@ pub enum BrokerError {
         service_id: u32,
     },
     /// The own service got no socket.
-    #[error("cannot offer service {service_id}: {source}")]
+    #[error("cannot offer service {service_id}")]
     Socket {
         /// Number of the service.
         service_id: u32,
@@ -308,5 +308,132 @@ async fn unix(address: &str) -> io::Result<UnixStream> {
     match address.strip_prefix('@') {
         Some(name) => UnixStream::connect(format!("\0{name}")).await,
         None => UnixStream::connect(Path::new(address)).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+    use super::*;
+
+    fn broker(dir: &Path) -> Broker {
+        Broker::new(Arc::new(Sockets::new(Some(dir.into()), None)))
+    }
+
+    fn info(service_id: u32, network: &str, address: &str) -> ConnInfo {
+        ConnInfo { service_id, network: network.into(), address: address.into(), knock: None }
+    }
+
+    /// A call that any server answers, with `Unimplemented`.
+    async fn call(channel: Channel) -> Code {
+        let request = HealthCheckRequest::default();
+        HealthClient::new(channel).check(request).await.unwrap_err().code()
+    }
+
+    #[tokio::test]
+    async fn what_one_side_offers_the_other_dials() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, there) = (broker(dir.path()), broker(dir.path()));
+        here.serve(1, Routes::default()).unwrap();
+        let (sender, mut stream) = mpsc::channel(OUTGOING);
+        here.attach(sender.clone());
+        here.serve(2, Routes::default()).unwrap();
+        let error = here.serve(2, Routes::default()).unwrap_err();
+        assert_eq!(error.to_string(), "service 2 is already offered");
+
+        for id in [1, 2] {
+            let info = stream.recv().await.unwrap();
+            assert_eq!((info.service_id, info.network.as_str()), (id, "unix"));
+            let dial = tokio::spawn({
+                let there = there.clone();
+                async move { there.dial(id).await }
+            });
+            // Dialled before or after the announcement.
+            tokio::task::yield_now().await;
+            assert_eq!(there.receive(info), None);
+            let channel = dial.await.unwrap().unwrap();
+            assert_eq!(call(channel).await, Code::Unimplemented);
+        }
+
+        // A new stream hears of everything again; the end of the old one does not concern it.
+        let (newer, mut stream) = mpsc::channel(OUTGOING);
+        here.attach(newer);
+        here.detach(&sender);
+        here.serve(3, Routes::default()).unwrap();
+        for id in 1..=3 {
+            assert_eq!(stream.recv().await.unwrap().service_id, id);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_moves_is_dialled_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (broker(dir.path()), broker(dir.path()));
+        let there = broker(dir.path());
+        for side in [&first, &second] {
+            side.serve(1, Routes::default()).unwrap();
+            let (sender, mut stream) = mpsc::channel(OUTGOING);
+            side.attach(sender);
+            there.receive(stream.recv().await.unwrap());
+            let channel = there.dial(1).await.unwrap();
+            assert_eq!(call(channel).await, Code::Unimplemented);
+            side.close();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_nobody_offers_is_waited_for_in_vain() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = Instant::now();
+        let error = broker(dir.path()).dial(9).await.unwrap_err();
+        assert_eq!(error.to_string(), "the other side has not announced service 9 within 5 s");
+        assert_eq!(before.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn unusable_announcements_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = broker(dir.path());
+        there.receive(info(1, "pipe", "x"));
+        there.receive(info(2, "unix", "/nowhere/at/all"));
+        assert_eq!(
+            there.dial(1).await.unwrap_err().to_string(),
+            "service 1 was announced with unknown address type: pipe \"x\""
+        );
+        assert_eq!(there.dial(2).await.unwrap_err().to_string(), "cannot connect to service 2");
+    }
+
+    #[tokio::test]
+    async fn announcements_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = broker(dir.path());
+        for id in 0..2000 {
+            there.receive(info(id, "unix", "/x"));
+        }
+        assert_eq!(there.inner.announced.borrow().len(), MAX_ANNOUNCED);
+    }
+
+    #[tokio::test]
+    async fn a_knock_is_answered_with_a_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let knock = |ack| ConnInfo {
+            service_id: 4,
+            knock: Some(Knock { knock: true, ack, error: String::new() }),
+            ..ConnInfo::default()
+        };
+        let there = broker(dir.path());
+        let answer = there.receive(knock(false)).unwrap();
+        assert_eq!(answer.service_id, 4);
+        assert_eq!(answer.knock.unwrap().error, "multiplexed connections are not supported");
+        assert_eq!(there.receive(knock(true)), None);
+    }
+
+    #[tokio::test]
+    async fn numbers_count_up_from_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = broker(dir.path());
+        assert_eq!((there.next_id(), there.clone().next_id()), (1, 2));
     }
 }

@@ -129,6 +129,8 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
     let entered = runtime.enter();
     let sockets = Arc::new(Sockets::new(environment.socket_dir.clone(), environment.socket_group.clone()));
+    // Before there is a socket that could stay behind.
+    let died = watch_host(parent, Arc::clone(&sockets));
     let (listener, path) = sockets.bind().map_err(StartError::Socket)?;
     let broker = Broker::new(Arc::clone(&sockets));
     let session = Session::new(broker.clone());
@@ -137,7 +139,6 @@ where
     let line = line(handshake, &environment, &path);
     stdout.write_all(format!("{line}\n").as_bytes()).map_err(StartError::Handshake)?;
 
-    let died = watch_host(parent, Arc::clone(&sockets));
     drop(entered);
     let end = runtime.block_on(serve_until_end(routes, Incoming::new(listener), &session, died, &sockets));
     broker.close();

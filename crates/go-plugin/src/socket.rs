@@ -35,7 +35,7 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// The system refused to bind.
-    #[error("cannot make a socket in {}: {source}", dir.display())]
+    #[error("cannot make a socket in {}", dir.display())]
     Bind {
         /// The folder of the socket.
         dir: PathBuf,
@@ -49,7 +49,7 @@ pub enum SocketError {
         group: String,
     },
     /// The socket could not be given to the group.
-    #[error("cannot give the socket {} to group {group}: {source}", path.display())]
+    #[error("cannot give the socket {} to group {group}", path.display())]
     Group {
         /// The socket.
         path: PathBuf,
@@ -196,10 +196,7 @@ mod tests {
 
         let missing = dir.path().join("missing");
         let sockets = Sockets::new(Some(missing.clone()), None);
-        assert_eq!(
-            sockets.bind().unwrap_err().to_string(),
-            format!("cannot make a socket in {}: No such file or directory (os error 2)", missing.display())
-        );
+        assert_eq!(sockets.bind().unwrap_err().to_string(), format!("cannot make a socket in {}", missing.display()));
 
         let deep = Path::new("/").join("d".repeat(120));
         let text = Sockets::new(Some(deep), None).bind().unwrap_err().to_string();

@@ -148,7 +148,7 @@ mod tests {
 
         // Reading makes room; the next line tells of the loss and follows whole.
         let mut read = File::from(read);
-        let mut seen = vec![0; 60_000];
+        let mut seen = vec![0; 40_000];
         read.read_exact(&mut seen).unwrap();
         sink.write("after\n");
         drop(sink);

@@ -26,29 +26,25 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// What the plugin gets to end by itself after its host died.
 const LAST_RESORT: Duration = Duration::from_secs(2);
 
-/// Watches `parent`, the process that started this one. When it is gone, `died` is called; if the process is still
+/// Watches `parent`, the process that started this one; to be called by the main thread. When it is gone, `died` is called; if the process is still
 /// there 2 s later, `clean_up` is called and the process ended.
 pub(crate) fn start(
     parent: Pid,
     died: impl FnOnce() + Send + 'static,
     clean_up: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
-    thread::Builder::new()
-        .name("host-watch".into())
-        .stack_size(64 * 1024)
-        .spawn(move || {
-            let pidfd = open(parent);
-            // From here on this thread takes care of it. Without the call the kernel would, which is no worse than
-            // with other plugins.
-            let _ = prctl::set_pdeathsig(None);
-            wait(parent, pidfd);
-            died();
-            thread::sleep(LAST_RESORT);
-            clean_up();
-            // SAFETY: takes no pointers and does not return. A regular exit would wait for what is stuck.
-            unsafe { libc::_exit(1) }
-        })
-        .map(drop)
+    thread::Builder::new().name("host-watch".into()).stack_size(64 * 1024).spawn(move || {
+        wait(parent, open(parent));
+        died();
+        thread::sleep(LAST_RESORT);
+        clean_up();
+        // SAFETY: takes no pointers and does not return. A regular exit would wait for what is stuck.
+        unsafe { libc::_exit(1) }
+    })?;
+    // From here on that thread takes care of it; had the host died before, it sees another parent. The setting is the
+    // calling thread's: the one that the host started. Should the call fail, the kernel kills, as with other plugins.
+    let _ = prctl::set_pdeathsig(None);
+    Ok(())
 }
 
 /// Returns when `parent` is no longer this process's parent, which also covers that it was gone before.
