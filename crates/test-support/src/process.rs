@@ -85,7 +85,7 @@ impl Program {
         self
     }
 
-    /// Gives the program a mount namespace of its own when run by root, so that what it mounts goes away with it.
+    /// Gives the program a mount namespace of its own where that is allowed, so that what it mounts goes away with it.
     #[must_use]
     pub fn private_mounts(mut self) -> Self {
         self.private_mounts = nix::unistd::geteuid().is_root();
@@ -163,10 +163,10 @@ fn before_exec(parent: Pid, bound: bool, private_mounts: bool) -> io::Result<()>
             return Err(io::ErrorKind::BrokenPipe.into());
         }
     }
-    if private_mounts {
-        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    if private_mounts && nix::sched::unshare(CloneFlags::CLONE_NEWNS).is_ok() {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
+        // Refused below a chroot, as the line above is in many containers: mounts are seen outside then.
+        let _ = nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>);
     }
     if bound {
         // By the new process, so that nothing is missed when the old one is killed right after the fork.
