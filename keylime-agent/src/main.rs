@@ -27,25 +27,20 @@ fn main() -> ExitCode {
             println!("{text}");
             return ExitCode::SUCCESS;
         }
-        Command::Wrong(text) => {
-            eprintln!("Error: {text}");
-            return ExitCode::from(WRONG);
-        }
+        Command::Wrong(text) => return fail(WRONG, &text),
     }
     tpm::tcti::silence_library_log();
     let filter = std::env::var("RUST_LOG").ok();
     let logging = Logging { filter: filter.as_deref(), ..LOGGING };
     if let Err(error) = logging.init() {
-        eprintln!("Error: {error}");
-        return ExitCode::from(WRONG);
+        return fail(WRONG, &error);
     }
     let (config, notices) = match Config::load(&Sources::system()) {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in problems.iter() {
-                tracing::error!("{problem}");
+                fail(WRONG, problem);
             }
-            eprintln!("Error: the configuration is wrong");
             return ExitCode::from(WRONG);
         }
     };
@@ -57,10 +52,16 @@ fn main() -> ExitCode {
     }
     match keylime_agent::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            eprintln!("Error: {error}");
-            ExitCode::from(if error.is_configuration() { WRONG } else { FAILED })
-        }
+        Err(error) => fail(if error.is_configuration() { WRONG } else { FAILED }, &error),
     }
+}
+
+/// Says why the program ends: in the log, or without it where there is none yet or a filter hides it.
+fn fail(code: u8, reason: &dyn std::fmt::Display) -> ExitCode {
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{reason}");
+    } else {
+        eprintln!("Error: {reason}");
+    }
+    ExitCode::from(code)
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The REST API as it is seen on the wire, by curl and by raw sockets.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod support;
 
@@ -409,4 +410,43 @@ fn run_as_gives_up_root() {
     assert!(log.contains("> option 'run_as': there is no user 'no-such-user'\n"), "{log}");
     lab.tpm.flush_transient().unwrap();
     lab.tpm.power_off();
+}
+
+#[test]
+fn a_tpm_that_was_reset_is_used_again() {
+    let Some(mut lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let mut agent = lab.agent(&options());
+    let id = agent.id().unwrap();
+    let pubkey = lab.curl(&agent, "/v2.5/keys/pubkey", &[]).json()["results"]["pubkey"].as_str().unwrap().to_owned();
+    lab.tpm.power_off();
+    // For the verifier this has to be a fault that passes.
+    refused(&lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]), 500, "Unable to retrieve quote", None);
+    lab.tpm.power_on().unwrap();
+    let start = Instant::now();
+    let answer = loop {
+        let answer = lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]);
+        if answer.status == 200 || start.elapsed() > support::LIMIT {
+            break answer;
+        }
+        assert_eq!(answer.status, 500, "{answer:?}");
+    };
+    check_quote(&lab, &id, text(&answer.json()["results"], "quote"), "abc", &pubkey);
+    assert!(agent.terminate().unwrap().success());
+    assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
+}
+
+#[test]
+fn a_second_agent_on_the_same_port_changes_nothing() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let agent = lab.agent(&options());
+    let id = agent.id().unwrap();
+    let count = || lab.servers.registrar_agent(&id).unwrap().unwrap()["regcount"].clone();
+    let before = count();
+    let port = agent.port.to_string();
+    let (code, log) = lab.failing_agent(&options().env("KEYLIME_AGENT_PORT", port.clone()));
+    assert_eq!(code, Some(1));
+    let text = format!("> cannot listen on 127.0.0.1:{port} (options 'ip' and 'port'): Address already in use");
+    assert!(log.contains(&text), "{log}");
+    assert_eq!(count(), before);
+    assert_eq!(lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]).status, 200);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent with the real Keylime verifier, registrar and tenant and a software TPM.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod support;
 

@@ -243,3 +243,23 @@ fn all_problems_come_together() {
         Given::new().file("usr/agent.conf", "no toml").file("etc/agent.conf", "[agent]\nport = 0\ncontact_port = -1");
     assert_eq!(given.load().unwrap_err().lines().count(), 3);
 }
+
+#[test]
+fn the_documented_options_are_the_known_ones() {
+    let readme = include_str!("../../README.md");
+    let mut names: Vec<_> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
+        .flat_map(|cell| cell.split(", ").map(|name| name.trim_matches(['`', ' '])))
+        .collect();
+    assert!(names.len() > 35, "{names:?}");
+    names.push("registrar_prot");
+    let lines: String = names.iter().map(|name| format!("{name} = \"\"\n")).collect();
+    let given = Given::new().file("etc/agent.conf", &format!("[agent]\n{lines}"));
+    let sources = Sources { folders: vec![given.dir.path().join("etc")], environment: vec![] };
+    let (layered, _) = sources.read();
+    let mut reader = Reader { options: Options::new(&layered), notices: vec![] };
+    reader.config();
+    let unknown: Vec<_> = reader.options.unknown().into_iter().map(|unknown| unknown.name).collect();
+    assert_eq!(unknown, ["registrar_prot"]);
+}

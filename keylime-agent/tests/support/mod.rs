@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running agent for tests, and curl to talk to it.
 #![allow(dead_code, reason = "each test program uses its part of this")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
 use std::path::Path;
 use std::process::Command;
