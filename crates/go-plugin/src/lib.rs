@@ -50,6 +50,11 @@
 //! plugin refuses to start for a host that wants AutoMTLS, and tells a host that wants multiplexing that it is not
 //! supported, upon which such a host refuses it.
 
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod broker;
 mod handshake;
 mod hclog;

@@ -28,6 +28,7 @@ mod services;
 
 use std::{
     env,
+    fs::File,
     io::{self, Write},
     path::Path,
     pin::pin,
@@ -104,7 +105,13 @@ where
     // With standard error closed there is nobody to log to, and all else works.
     let _ = hclog::install();
     process::log_panics();
-    match start(&handshake, build) {
+    // Kept open to the very end: a host takes the end of the pipe for the end of the plugin, and kills it, perhaps
+    // before the line that says why has been written.
+    let mut stdout = None;
+    let result = process::take_stdout()
+        .map_err(StartError::Stdout)
+        .and_then(|file| start(&handshake, stdout.insert(file), build));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the plugin cannot start");
@@ -113,13 +120,21 @@ where
     }
 }
 
+/// Removes the sockets however [`start`] is left. The watching thread keeps them from being dropped.
+struct Unlink(Arc<Sockets>);
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        self.0.unlink();
+    }
+}
+
 /// Starts and serves; returns when the plugin is to end.
-fn start<F>(handshake: &Handshake, build: F) -> Result<(), StartError>
+fn start<F>(handshake: &Handshake, stdout: &mut File, build: F) -> Result<(), StartError>
 where
     F: FnOnce(&Broker) -> Routes,
 {
     let parent = nix::unistd::getppid();
-    let mut stdout = process::take_stdout().map_err(StartError::Stdout)?;
     let environment = Environment::read(|name| env::var_os(name));
     if environment.client_certificate {
         return Err(StartError::ClientCertificate);
@@ -129,6 +144,7 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
     let entered = runtime.enter();
     let sockets = Arc::new(Sockets::new(environment.socket_dir.clone(), environment.socket_group.clone()));
+    let unlink = Unlink(Arc::clone(&sockets));
     // Before there is a socket that could stay behind.
     let died = watch_host(parent, Arc::clone(&sockets));
     let (listener, path) = sockets.bind().map_err(StartError::Socket)?;
@@ -144,10 +160,8 @@ where
     broker.close();
     // Not waited for: a thread that the application left working must not keep the plugin alive.
     runtime.shutdown_background();
-    sockets.unlink();
+    drop(unlink);
     tracing::debug!(reason = ?end, "the plugin ends");
-    // Kept open until here, since a host may take the end of the pipe for the end of the plugin.
-    drop(stdout);
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a host gets from a plugin, good or bad.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{
@@ -13,7 +15,9 @@ use std::{
 };
 
 use common::{
-    alive, example, files,
+    alive,
+    events::Events,
+    example, files,
     kv::{
         AUDIT_SERVICE, handshake,
         proto::{
@@ -26,7 +30,7 @@ use common::{
 };
 use go_plugin::{
     Handshake,
-    host::{LOG_TARGET, Launch, LaunchError, Sha256},
+    host::{Launch, LaunchError, Sha256},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -34,8 +38,7 @@ use nix::{
 };
 use ring::digest;
 use tonic::{Code, Request, Response, Status, service::Routes};
-use tracing::field::{Field, Visit};
-use tracing_subscriber::{Layer, layer::SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 
 /// An executable script in `dir`.
 fn script(dir: &Path, text: &str) -> PathBuf {
@@ -256,31 +259,6 @@ async fn dropping_kills_and_a_death_is_noticed() {
     assert!(!plugin.shutdown().await.killed());
 }
 
-/// The log events of plugins: level, then all fields.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl<S: tracing::Subscriber> Layer<S> for Events {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if event.metadata().target() == LOG_TARGET {
-            let mut text = Text(event.metadata().level().to_string());
-            event.record(&mut text);
-            self.0.lock().unwrap().push(text.0);
-        }
-    }
-}
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        // The time differs with each run.
-        if field.name() != "at" {
-            self.0.push_str(&format!(" {}={value:?}", field.name()));
-        }
-    }
-}
-
 #[tokio::test]
 async fn the_plugins_log_comes_back_into_tracing() {
     let events = Events::default();
@@ -302,7 +280,7 @@ async fn the_plugins_log_comes_back_into_tracing() {
         "ERROR message=panicked: the call was asked to panic plugin=\"faulty\" module=\"go_plugin::plugin::process\" fields=\"attempt=a-17 location=",
     ];
     until("the log lines arrive", || {
-        let seen = events.0.lock().unwrap();
+        let seen = events.seen();
         expected.iter().all(|text| seen.iter().any(|line| line.starts_with(text)))
     })
     .await;
@@ -319,8 +297,8 @@ async fn foreign_text_on_stderr_is_logged_raw() {
         "echo plain >&2; echo 'panic: oops' >&2; echo 'goroutine 1' >&2; head -c 70000 /dev/zero | tr '\\0' x >&2; echo >&2; echo x",
     );
     failure(&program).await;
-    until("the last line arrives", || events.0.lock().unwrap().len() >= 5).await;
-    let seen = events.0.lock().unwrap();
+    until("the last line arrives", || events.seen().len() >= 5).await;
+    let seen = events.seen();
     assert_eq!(
         seen[..3],
         [

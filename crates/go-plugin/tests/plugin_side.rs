@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a plugin survives, and how it ends.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{

@@ -127,6 +127,8 @@ impl Launch {
     }
 
     /// Offers `routes` to the plugin as service `service_id` of the broker. May be called for several services.
+    ///
+    /// A plugin in Go has to dial within 5 s of its start, and once: its broker then forgets the announcement.
     #[must_use]
     pub fn host_services(mut self, service_id: u32, routes: Routes) -> Self {
         self.host_services.push((service_id, routes));

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of this file")]
 
+pub mod events;
+
 #[path = "../../examples/kv/mod.rs"]
 pub mod kv;
 
