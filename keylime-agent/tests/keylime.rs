@@ -75,6 +75,7 @@ fn either_agent_takes_over_from_the_other() {
     let before = contents(&folder);
     // Each stops, and the next one starts with its folder and at its port.
     let mut running = first;
+    let mut ended = Vec::new();
     for binary in [support::BINARY, stock.to_str().unwrap(), support::BINARY] {
         assert!(running.terminate().unwrap().success());
         // The stock agent leaves its AK in a TPM without resource manager.
@@ -91,9 +92,8 @@ fn either_agent_takes_over_from_the_other() {
         assert_eq!(now, record, "by {binary}");
         assert_eq!(contents(&folder), before);
         assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3, "by {binary}");
-        let kept = std::mem::replace(&mut running, next);
         // Its folder must outlive it.
-        std::mem::forget(kept);
+        ended.push(std::mem::replace(&mut running, next));
         folder = running.folder.clone();
         port = record["port"].as_u64().unwrap().try_into().unwrap();
     }
