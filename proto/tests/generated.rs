@@ -12,10 +12,7 @@ fn files(dir: &Path) -> BTreeMap<String, String> {
         .map(|entry| {
             let entry = entry.expect("list generated code");
             let name = entry.file_name().into_string().expect("file name");
-            (
-                name,
-                fs::read_to_string(entry.path()).expect("read generated code"),
-            )
+            (name, fs::read_to_string(entry.path()).expect("read generated code"))
         })
         .collect()
 }
@@ -23,12 +20,8 @@ fn files(dir: &Path) -> BTreeMap<String, String> {
 #[test]
 fn committed_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = [
-        "spire/agent_nodeattestor.proto",
-        "spire/config.proto",
-        "spire/init.proto",
-        "spire/server_nodeattestor.proto",
-    ];
+    let sources =
+        ["spire/agent_nodeattestor.proto", "spire/config.proto", "spire/init.proto", "spire/server_nodeattestor.proto"];
     let descriptors = protox::compile(sources, [root]).expect("the .proto files compile");
 
     let fresh = tempfile::tempdir().expect("temporary folder");
@@ -39,12 +32,7 @@ fn committed_code_is_up_to_date() {
         .expect("code generation");
     let fresh: BTreeMap<_, _> = files(fresh.path())
         .into_iter()
-        .map(|(name, text)| {
-            (
-                name,
-                format!("// SPDX-License-Identifier: Apache-2.0\n{text}"),
-            )
-        })
+        .map(|(name, text)| (name, format!("// SPDX-License-Identifier: Apache-2.0\n{text}")))
         .collect();
 
     let committed = root.join("src/generated");
@@ -52,15 +40,10 @@ fn committed_code_is_up_to_date() {
         for (name, text) in &fresh {
             fs::write(committed.join(name), text).expect("write generated code");
         }
-        for name in files(&committed)
-            .keys()
-            .filter(|name| !fresh.contains_key(*name))
-        {
+        for name in files(&committed).keys().filter(|name| !fresh.contains_key(*name)) {
             fs::remove_file(committed.join(name)).expect("remove stale code");
         }
     } else if files(&committed) != fresh {
-        panic!(
-            "proto/src/generated is out of date: run UPDATE_GENERATED=1 cargo test -p spire-proto --test generated"
-        );
+        panic!("proto/src/generated is out of date: run UPDATE_GENERATED=1 cargo test -p spire-proto --test generated");
     }
 }

@@ -246,8 +246,8 @@ fn all_problems_come_together() {
 
 #[test]
 fn the_documented_options_are_the_known_ones() {
-    let readme = include_str!("../../README.md");
-    let mut names: Vec<_> = readme
+    let page = include_str!("../../../docs/keylime-agent.md");
+    let mut names: Vec<_> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
         .flat_map(|cell| cell.split(", ").map(|name| name.trim_matches(['`', ' '])))
