@@ -35,7 +35,7 @@ impl Audit for Counter {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     // The plugin's log comes out here, beside the host's own.
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::DEBUG).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
 
     let mut arguments = env::args().skip(1);
     let program = arguments.next().ok_or("usage: kv_host PLUGIN [SHA256]")?;

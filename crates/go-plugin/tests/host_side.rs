@@ -250,11 +250,13 @@ async fn dropping_kills_and_a_death_is_noticed() {
     assert!(alive(pid));
     drop(plugin);
     until("the plugin is killed", || !alive(pid)).await;
+    until("its socket is removed for it", || files(dir.path()).is_empty()).await;
 
     let plugin = launch("kv_plugin", dir.path()).start().await.unwrap();
     kill(Pid::from_raw(plugin.pid().cast_signed()), Signal::SIGKILL).unwrap();
     let report = plugin.exited().await;
     assert_eq!(report.to_string(), "signal 9");
+    assert!(files(dir.path()).is_empty());
     plugin.healthy().await.unwrap_err();
     assert!(!plugin.shutdown().await.killed());
 }

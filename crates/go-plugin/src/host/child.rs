@@ -6,15 +6,18 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{fs::OpenOptionsExt, process::CommandExt},
+        unix::{
+            fs::{FileTypeExt, OpenOptionsExt},
+            process::CommandExt,
+        },
     },
     path::PathBuf,
     process::{self, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -48,9 +51,33 @@ pub(crate) struct Spec {
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
-    /// True once the process ID may belong to another process.
-    reaped: Arc<Mutex<bool>>,
+    shared: Arc<Mutex<Shared>>,
     exit: watch::Receiver<Exit>,
+}
+
+/// What the thread and the owner of the child share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The process ID may belong to another process by now.
+    reaped: bool,
+    /// The plugin's socket, which a killed plugin leaves behind.
+    socket: Option<PathBuf>,
+}
+
+impl Shared {
+    /// Removes what the ended process left behind.
+    fn clean_up(&mut self) {
+        if let Some(path) = self.socket.take()
+            && fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket())
+        {
+            // Whoever else removes it has done what was wanted.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How far the child is.
@@ -99,10 +126,20 @@ impl Child {
         }
     }
 
+    /// Has the plugin's socket removed when the child has ended, in case it does not do so itself.
+    pub(crate) fn owns_socket(&self, path: PathBuf) {
+        let mut shared = lock(&self.shared);
+        shared.socket = Some(path);
+        if shared.reaped {
+            shared.clean_up();
+        }
+    }
+
     /// Sends SIGKILL; does nothing if the child has ended.
     pub(crate) fn kill(&self) {
-        let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*reaped {
+        // Held until the signal is sent, so that the process ID stays the child's.
+        let shared = lock(&self.shared);
+        if !shared.reaped {
             // Fails only if the process is gone, which is what was wanted.
             let _ = kill(self.pid, Signal::SIGKILL);
         }
@@ -126,9 +163,9 @@ fn supervise(spec: &Spec, sender: oneshot::Sender<Result<Started, LaunchError>>)
         }
     };
     let pid = Pid::from_raw(process.id().cast_signed());
-    let reaped = Arc::new(Mutex::new(false));
+    let shared = Arc::new(Mutex::new(Shared::default()));
     let (exit, receiver) = watch::channel(Exit::Running);
-    let child = Child { pid, reaped: Arc::clone(&reaped), exit: receiver };
+    let child = Child { pid, shared: Arc::clone(&shared), exit: receiver };
     if let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) {
         // If nobody waits any more, the child comes back and is dropped, hence killed.
         let _ = sender.send(Ok(Started { child, stdout: stdout.into(), stderr: stderr.into() }));
@@ -136,9 +173,11 @@ fn supervise(spec: &Spec, sender: oneshot::Sender<Result<Started, LaunchError>>)
     // Waits without reaping first, so that the process ID stays the child's until the lock is held.
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     let status = {
-        let mut reaped = reaped.lock().unwrap_or_else(PoisonError::into_inner);
-        *reaped = true;
-        process.wait().ok()
+        let mut shared = lock(&shared);
+        shared.reaped = true;
+        let status = process.wait().ok();
+        shared.clean_up();
+        status
     };
     exit.send_replace(Exit::Ended(status));
 }

@@ -172,6 +172,9 @@ impl Launch {
         // Drained, lest a plugin that prints more be held up by a full pipe.
         tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await });
         let line = check(&line, handshake.protocol_version)?;
+        if line.network == "unix" {
+            child.owns_socket(line.address.as_str().into());
+        }
         let channel = match connect(&line.network, &line.address).await {
             Ok(channel) => channel,
             Err(ConnectError::Network) => {
