@@ -103,7 +103,7 @@ impl AwaitQuote {
     pub async fn quote(self, records: Records, bytes: &[u8]) -> Result<Identity, Refusal> {
         let response = ChallengeResponse::from_json(bytes)?;
         let quote: QuoteString = response.quote.parse()?;
-        let ak = policy::registered_ak(&self.id, &records.registrar)?;
+        let ak = policy::registered_ak(&self.id, &records.registrar.aik_tpm, records.registrar.ek_tpm.as_deref())?;
         verify_quote(&quote, &ak, self.nonce.as_bytes(), self.bank)?;
         let now = self.ask_verifier().await?;
         if now.attestation_count < records.verifier.attestation_count {

@@ -189,3 +189,83 @@ impl Refusal {
         Status::new(self.code(), format!("{} (attempt {attempt})", self.public_text()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keylime_api::state::OperationalState;
+    use keylime_api::verdict::NotYetReason;
+
+    use super::*;
+
+    fn timeout(neighbour: Neighbour) -> Refusal {
+        let source = ClientError::Timeout {
+            peer: "the Keylime service at 192.0.2.1:1".to_owned(),
+            call: "GET /x".to_owned(),
+            limit: Duration::from_secs(10),
+        };
+        Refusal::Neighbour { neighbour, source }
+    }
+
+    fn broken(neighbour: Neighbour) -> Refusal {
+        let source = ClientError::PushModel { peer: "the Keylime service at 192.0.2.1:1".to_owned() };
+        Refusal::Neighbour { neighbour, source }
+    }
+
+    #[test]
+    fn each_refusal_has_its_code_and_tells_the_node_no_more_than_the_reason() {
+        let failed = Verdict::Failed { state: OperationalState::InvalidQuote, event_id: Some("pcr".to_owned()) };
+        let stale = Verdict::Stale { age: Duration::from_secs(60), limit: Duration::from_secs(10) };
+        let not_yet = Verdict::NotYet { reason: NotYetReason::NeverAttested };
+        let limit = Duration::from_secs(30);
+        let rows = [
+            (
+                Refusal::Malformed(PayloadError::Missing { message: "attestation payload", member: "AgentID" }),
+                Code::InvalidArgument,
+                "malformed attestation message",
+            ),
+            (
+                Refusal::AgentId("../x".parse::<keylime_api::AgentId>().unwrap_err()),
+                Code::InvalidArgument,
+                "the Keylime agent id is not valid",
+            ),
+            (Refusal::HashAlgorithm, Code::InvalidArgument, "the hash algorithm is not allowed for this host"),
+            (
+                Refusal::OutOfTurn { expected: "challenge response" },
+                Code::InvalidArgument,
+                "attestation message out of turn",
+            ),
+            (Refusal::QuoteForm(QuoteStringError::Parts), Code::InvalidArgument, "the TPM quote is malformed"),
+            (Refusal::Quote(VerifyError::NonceMismatch), Code::PermissionDenied, "the TPM quote was refused"),
+            (Refusal::NotEnrolled, Code::FailedPrecondition, "the host is not known to the Keylime verifier"),
+            (Refusal::NotRegistered, Code::Unavailable, "the host is not known to the Keylime registrar"),
+            (Refusal::NotVouchedFor(failed), Code::PermissionDenied, "the host failed its verification by Keylime"),
+            (
+                Refusal::NotVouchedFor(stale),
+                Code::FailedPrecondition,
+                "the host was last verified by Keylime too long ago",
+            ),
+            (
+                Refusal::NotVouchedFor(not_yet),
+                Code::FailedPrecondition,
+                "the host has not been verified by Keylime yet",
+            ),
+            (Refusal::EnrolledAgain, Code::FailedPrecondition, "the host has not been verified by Keylime yet"),
+            (
+                Refusal::Registration { detail: "no EK".to_owned() },
+                Code::PermissionDenied,
+                "the host's registration at Keylime is not usable",
+            ),
+            (timeout(Neighbour::Verifier), Code::DeadlineExceeded, "the Keylime verifier did not answer in time"),
+            (timeout(Neighbour::Registrar), Code::DeadlineExceeded, "the Keylime registrar did not answer in time"),
+            (broken(Neighbour::Verifier), Code::Unavailable, "the Keylime verifier is not available"),
+            (broken(Neighbour::Registrar), Code::Unavailable, "the Keylime registrar is not available"),
+            (Refusal::NodeTooSlow { limit }, Code::DeadlineExceeded, "the node sent no TPM quote in time"),
+            (Refusal::Busy { limit: 512 }, Code::ResourceExhausted, "too many attestations are under way"),
+            (Refusal::Random, Code::Internal, "internal error"),
+        ];
+        for (refusal, code, text) in rows {
+            let status = refusal.status(AttemptId::new(0xab));
+            assert_eq!((status.code(), status.message()), (code, &*format!("{text} (attempt 000000ab)")), "{refusal}");
+        }
+    }
+}

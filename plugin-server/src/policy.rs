@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use keylime_api::AgentId;
-use keylime_api::registrar::RegistrarAgent;
 use keylime_api::verdict::Verdict;
 use keylime_api::verifier::VerifierAgent;
 use tpm_wire::hash::HashAlgorithm;
@@ -50,7 +49,8 @@ pub fn check_verifier(
     Ok(())
 }
 
-/// Takes the AK out of the registrar's record, and holds an id of the `hash_ek` kind to the EK.
+/// Takes the AK out of the registrar's record (`aik_tpm` and `ek_tpm`, each a TPM2B_PUBLIC), and holds an id of the
+/// `hash_ek` kind to the EK.
 ///
 /// Proves: the AK is a restricted signing key that never leaves a TPM, and the registrar saw that
 /// TPM activate a credential for the EK on record. An id of 64 hex digits is the hash of that EK,
@@ -58,12 +58,12 @@ pub fn check_verifier(
 ///
 /// # Errors
 /// [`Refusal::Registration`] with what is wrong in the record.
-pub fn registered_ak(id: &AgentId, record: &RegistrarAgent) -> Result<AkPublic, Refusal> {
+pub fn registered_ak(id: &AgentId, ak: &[u8], ek: Option<&[u8]>) -> Result<AkPublic, Refusal> {
     let unusable = |what: &'static str, error: &dyn std::fmt::Display| Refusal::Registration {
         detail: format!("{what}: {error}"),
     };
     if id.is_ek_hash() {
-        let ek = record.ek_tpm.as_deref().ok_or_else(|| Refusal::Registration {
+        let ek = ek.ok_or_else(|| Refusal::Registration {
             detail: "the registrar holds no EK, so the id cannot be compared with it".to_owned(),
         })?;
         let ek = Public::decode_2b(ek).map_err(|error| unusable("the registrar's EK", &error))?;
@@ -74,6 +74,67 @@ pub fn registered_ak(id: &AgentId, record: &RegistrarAgent) -> Result<AkPublic, 
             });
         }
     }
-    let ak = Public::decode_2b(&record.aik_tpm).map_err(|error| unusable("the registrar's AK", &error))?;
+    let ak = Public::decode_2b(ak).map_err(|error| unusable("the registrar's AK", &error))?;
     AkPublic::try_from(ak).map_err(|error| unusable("the registrar's AK", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TPM2B_PUBLIC of an RSA-2048 AK: RSASSA with SHA-256, the given attributes.
+    fn ak(attributes: u32) -> Vec<u8> {
+        let mut public = vec![0x00, 0x01, 0x00, 0x0b];
+        public.extend(attributes.to_be_bytes());
+        public.extend([0, 0, 0, 0x10, 0, 0x14, 0, 0x0b, 8, 0, 0, 0, 0, 0, 1, 0]);
+        public.extend([0xc1; 256]);
+        [&[0x01, 0x18][..], &public].concat()
+    }
+
+    fn refused(id: &str, ak: &[u8], ek: Option<&[u8]>) -> String {
+        registered_ak(&id.parse().unwrap(), ak, ek).unwrap_err().to_string()
+    }
+
+    const UUID: &str = "7f3a2b1c-0000-4000-8000-0123456789ab";
+
+    #[test]
+    fn only_allowed_banks_pass() {
+        for (name, allowed) in
+            [("sha256", true), ("sha384", true), ("sha512", true), ("sha1", false), ("sm3_256", false), ("", false)]
+        {
+            assert_eq!(allowed_bank(name).is_ok(), allowed, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_ak_must_be_a_restricted_signing_key_of_a_tpm() {
+        assert!(registered_ak(&UUID.parse().unwrap(), &ak(0x0005_0072), None).is_ok());
+        let wrong = "the registrar's record of this Keylime agent is not usable: the registrar's AK: ";
+        for (attributes, reason) in [
+            (0x0004_0072, "the key is no attestation key: attribute restricted is not set"),
+            (0x0005_0070, "the key is no attestation key: attribute fixedTPM is not set"),
+            (0x0007_0072, "the key is no attestation key: attribute decrypt is set"),
+        ] {
+            assert_eq!(refused(UUID, &ak(attributes), None), format!("{wrong}{reason}"));
+        }
+        assert!(refused(UUID, &[1, 2, 3], None).starts_with(wrong));
+    }
+
+    #[test]
+    fn an_id_that_is_an_ek_hash_belongs_to_that_ek() {
+        // Any public key has a hash; here the AK's stands in for an EK's.
+        let ek = ak(0x0005_0072);
+        let pem = Public::decode_2b(&ek).unwrap().to_spki_pem();
+        let id = tpm_wire::public::ek_hash(&pem);
+        assert!(registered_ak(&id.parse().unwrap(), &ek, Some(&ek)).is_ok());
+        let wrong = "the registrar's record of this Keylime agent is not usable: ";
+        assert_eq!(
+            refused(&"0".repeat(64), &ek, Some(&ek)),
+            format!("{wrong}the registrar's EK is not the one that the agent id is the hash of")
+        );
+        assert_eq!(
+            refused(&id, &ek, None),
+            format!("{wrong}the registrar holds no EK, so the id cannot be compared with it")
+        );
+    }
 }

@@ -17,6 +17,13 @@ pub struct CoreConfig {
     pub trust_domain: TrustDomain,
 }
 
+impl CoreConfig {
+    /// Of a member of `trust_domain`.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self { trust_domain }
+    }
+}
+
 /// The validated configuration of a plugin.
 pub trait PluginConfig: Sized + Send + Sync + 'static {
     /// Builds the configuration out of its options, for `Configure` and `Validate` alike.
@@ -42,7 +49,7 @@ pub(crate) fn build<C: PluginConfig>(core: Option<&CoreConfiguration>, text: &st
         Some(core) => core
             .trust_domain
             .parse()
-            .map(|trust_domain| CoreConfig { trust_domain })
+            .map(CoreConfig::new)
             .map_err(|error| format!("the trust domain of the core configuration is malformed: {error}")),
     };
     let body = hcl::parse(text).map_err(|error| format!("plugin data: {error}"));

@@ -1,1 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0
+use spire_plugin::hcl;
+
+use super::*;
+
+/// Builds a configuration; answers every problem, those of unknown options included.
+fn build(text: &str) -> (Option<AgentConfig>, Vec<String>) {
+    let core = CoreConfig::new("tower.example".parse().unwrap());
+    let mut options = Options::new(hcl::parse(text).unwrap());
+    let config = AgentConfig::build(&core, &mut options);
+    (config, options.finish().into_texts())
+}
+
+#[test]
+fn old_configurations_are_taken_as_they_are() {
+    for text in ["", "keylime_agent_host = \"127.0.0.1\"\nkeylime_agent_port = \"9002\"", "KEYLIME_AGENT_PORT = 9002"] {
+        let (config, problems) = build(text);
+        assert_eq!(problems, [""; 0], "{text}");
+        // Plain HTTP on loopback, as the Go plugin's default is, with a warning.
+        let warnings = config.unwrap().warnings;
+        assert_eq!(
+            warnings,
+            ["The Keylime agent at 127.0.0.1:9002 is reached over plain HTTP: whoever can reach that port, or stands \
+              on the way, can attest as this host. Use keylime_agent_use_tls or keylime_agent_unix_socket."]
+        );
+    }
+}
+
+#[test]
+fn a_unix_socket_needs_nothing_else() {
+    let (config, problems) = build("keylime_agent_unix_socket = \"/run/keylime/agent.sock\"");
+    assert_eq!(problems, [""; 0]);
+    assert!(config.unwrap().warnings.is_empty());
+}
+
+#[test]
+fn each_problem_names_its_option() {
+    for (text, expected) in [
+        ("keylime_agent_prot = \"1\"", "`keylime_agent_prot`: unknown option, did you mean `keylime_agent_port`?"),
+        ("keylime_agent_port = \"0\"", "`keylime_agent_port`: found `0`, allowed is a port from 1 to 65535"),
+        (
+            "keylime_agent_use_tls = \"true\"",
+            "`keylime_agent_use_tls`: found text in double quotes, allowed is `true` or `false`, without quotes",
+        ),
+        ("keylime_agent_host = \"a b\"", "`keylime_agent_host`: \"a b\" is neither a host name nor an IP address"),
+        (
+            "keylime_agent_host = \"192.0.2.1\"",
+            "`keylime_agent_use_tls`: plain HTTP to 192.0.2.1:9002, which is not this host, lets anybody on the way \
+             attest as it: set it to `true`, or accept that with `insecure_plain_http = true`",
+        ),
+        (
+            "keylime_agent_ca_cert = \"/ca.crt\"",
+            "`keylime_agent_ca_cert` is set but `keylime_agent_use_tls` is not `true`: set it, or remove \
+             `keylime_agent_ca_cert`",
+        ),
+        (
+            "keylime_agent_unix_socket = \"/a\"\nkeylime_agent_port = \"1\"",
+            "`keylime_agent_port` and `keylime_agent_unix_socket` exclude each other: the socket is reached without \
+             network and TLS",
+        ),
+    ] {
+        let (config, problems) = build(text);
+        assert!(config.is_none() || !problems.is_empty(), "{text}");
+        assert_eq!(problems, [expected], "{text}");
+    }
+}
+
+#[test]
+fn tls_problems_are_told_together() {
+    let text = "keylime_agent_use_tls = true\ninsecure_plain_http = true\nkeylime_agent_client_cert = \"/c.crt\"\n\
+                keylime_agent_ca_cert = \"/nonexistent/ca.crt\"";
+    let (config, problems) = build(text);
+    assert!(config.is_none());
+    let [first, second, third] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!(first, "`insecure_plain_http` contradicts `keylime_agent_use_tls = true`: remove it");
+    assert_eq!(second, "`keylime_agent_client_cert` and `keylime_agent_client_key` go together: set both or neither");
+    assert!(third.starts_with("`keylime_agent_use_tls`: ") && third.contains("/nonexistent/ca.crt"), "{third}");
+}
