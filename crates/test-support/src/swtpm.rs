@@ -239,6 +239,16 @@ impl Swtpm {
         self.tool("tpm2_flushcontext", &["--transient-object"]).map(drop)
     }
 
+    /// Removes all transient objects and sessions, those of running programs included.
+    ///
+    /// # Errors
+    /// When the tool fails.
+    pub fn flush_all(&self) -> Result<()> {
+        self.flush_transient()?;
+        self.tool("tpm2_flushcontext", &["--loaded-session"])?;
+        self.tool("tpm2_flushcontext", &["--saved-session"]).map(drop)
+    }
+
     /// The certificate of the RSA-2048 EK in DER.
     ///
     /// # Errors

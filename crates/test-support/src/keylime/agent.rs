@@ -190,6 +190,18 @@ impl KeylimeAgent {
         self.part.terminate(Duration::from_secs(15))
     }
 
+    /// Starts it again, and kills it (`SIGKILL`) a while later, wherever it is by then.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_and_kill_after(&mut self, moment: Duration) -> Result<()> {
+        self.part.kill();
+        self.part = self.program.start("keylime_agent", &self.scratch.join("agent.log"))?;
+        std::thread::sleep(moment);
+        self.part.kill();
+        Ok(())
+    }
+
     /// Starts it again, at the same port, with the same data; kills it first if it runs.
     ///
     /// # Errors
