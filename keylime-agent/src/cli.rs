@@ -1,29 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line, which is nearly empty: everything is configured in `agent.conf` and the environment.
 
-use std::ffi::OsString;
+use clap::Parser;
 
-/// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Run the agent.
-    Run,
-    /// Print this text to standard output and end with success.
-    Print(String),
-    /// The command line is wrong, for this reason.
-    Wrong(String),
-}
+/// A Keylime agent for the pull model: registers this host's TPM with a Keylime registrar
+/// and answers the quote requests of a Keylime verifier.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "keylime_agent", version, verbatim_doc_comment, after_help = CONFIGURATION)]
+pub struct Arguments {}
 
-const HELP: &str = "\
-A Keylime agent for the pull model: registers this host's TPM with a Keylime registrar
-and answers the quote requests of a Keylime verifier.
-
-Usage: keylime_agent [OPTION]
-
-Options:
-  -h, --help     Print this help
-  -V, --version  Print the version
-
+const CONFIGURATION: &str = "\
 Configuration, the later ones overriding the earlier ones:
   /usr/etc/keylime/agent.conf, /usr/etc/keylime/agent.conf.d/*
   /etc/keylime/agent.conf, /etc/keylime/agent.conf.d/*
@@ -38,35 +24,37 @@ Other environment variables:
 Exit status: 0 after SIGTERM or SIGINT, 1 if the agent cannot start or register,
 2 if the configuration or the command line is wrong.";
 
-/// Reads the arguments, the program's name not among them.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
-    let mut arguments = arguments.into_iter();
-    let Some(first) = arguments.next() else {
-        return Command::Run;
-    };
-    match first.to_str() {
-        Some("-h" | "--help") => Command::Print(HELP.to_owned()),
-        Some("-V" | "--version") => Command::Print(format!("keylime_agent {}", env!("CARGO_PKG_VERSION"))),
-        _ => Command::Wrong(format!("unexpected argument '{}', see keylime_agent --help", first.to_string_lossy())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
     use super::*;
+
+    fn refused(argument: &str) -> clap::Error {
+        Arguments::try_parse_from(["keylime_agent", argument]).unwrap_err()
+    }
 
     #[test]
     fn arguments() {
-        let of = |arguments: &[&str]| parse(arguments.iter().map(OsString::from));
-        assert_eq!(of(&[]), Command::Run);
+        Arguments::command().debug_assert();
+        assert_eq!(Arguments::try_parse_from(["keylime_agent"]).unwrap(), Arguments {});
         for help in ["-h", "--help"] {
-            assert_eq!(of(&[help]), Command::Print(HELP.to_owned()));
+            let help = refused(help);
+            assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
+            let text = help.to_string();
+            assert!(text.starts_with("A Keylime agent for the pull model: "), "{text}");
+            assert!(text.contains("\n  -V, --version  Print version\n"), "{text}");
+            assert!(text.trim_end().ends_with(CONFIGURATION), "{text}");
         }
-        let version = format!("keylime_agent {}", env!("CARGO_PKG_VERSION"));
-        assert_eq!(of(&["-V"]), Command::Print(version));
-        assert_eq!(
-            of(&["--port"]),
-            Command::Wrong("unexpected argument '--port', see keylime_agent --help".to_owned())
-        );
+        let version = refused("-V");
+        assert_eq!((version.kind(), version.exit_code()), (ErrorKind::DisplayVersion, 0));
+        assert_eq!(version.to_string(), format!("keylime_agent {}\n", env!("CARGO_PKG_VERSION")));
+        for argument in ["--port", "agent.conf"] {
+            let wrong = refused(argument);
+            assert_eq!((wrong.kind(), wrong.exit_code()), (ErrorKind::UnknownArgument, 2));
+            let text = wrong.to_string();
+            assert!(text.starts_with(&format!("error: unexpected argument '{argument}' found\n")), "{text}");
+        }
     }
 }

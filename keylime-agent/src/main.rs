@@ -3,14 +3,15 @@
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
 use keylime_agent::Config;
-use keylime_agent::cli::{self, Command};
+use keylime_agent::cli::Arguments;
 use keylime_agent::config::{Notice, Sources};
 use service::logging::Logging;
 
 /// The agent cannot start or register.
 const FAILED: u8 = 1;
-/// The configuration or the command line is wrong.
+/// The configuration is wrong. clap says the same of a wrong command line.
 const WRONG: u8 = 2;
 
 /// `keylime` and `keylime_agent` are the targets that filters for the stock agent name.
@@ -21,14 +22,8 @@ const LOGGING: Logging<'_> = Logging {
 };
 
 fn main() -> ExitCode {
-    match cli::parse(std::env::args_os().skip(1)) {
-        Command::Run => {}
-        Command::Print(text) => {
-            println!("{text}");
-            return ExitCode::SUCCESS;
-        }
-        Command::Wrong(text) => return fail(WRONG, &text),
-    }
+    // Ends the program itself if there is something to print, with status 2 if an argument is wrong.
+    let Arguments {} = Arguments::parse();
     tpm::tcti::silence_library_log();
     let filter = std::env::var("RUST_LOG").ok();
     let logging = Logging { filter: filter.as_deref(), ..LOGGING };

@@ -24,7 +24,7 @@ use crate::payload_key::{Origin, PayloadKey};
 use crate::privileges::{self, Account};
 use crate::registration::{Outcome, Registrar};
 use crate::server::{Bound, BoundUnix};
-use crate::{ek_certificate, server_certificate};
+use crate::{ek_certificate, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
 const GRACE: Duration = Duration::from_secs(3);
@@ -324,16 +324,16 @@ impl Start<'_> {
         if let Some(socket) = &self.config.unix_socket {
             tracing::info!("Listening on Unix socket {}", socket.path.display());
         }
-        let agent = Arc::new(identity.agent);
+        let routes = routes::router(Arc::new(identity.agent));
         let drain = Drain::new();
         let serve_unix = async {
             match &unix {
-                Some(unix) => unix.serve(&agent, &drain).await,
+                Some(unix) => unix.serve(&routes, &drain).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = listener.serve(&agent, identity.tls, &drain) => {}
+            () = listener.serve(&routes, identity.tls, &drain) => {}
             () = serve_unix => {}
             () = self.shutdown.wait() => {}
         }

@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `GET /v2.N/agent/info`: the agent id and the TPM's algorithms, from API version 2.2 on.
 
-use hyper::Method;
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
 use keylime_api::version::ApiVersion;
 
-use super::answer::{self, Answer};
-use super::{Route, fallback, only};
-use crate::agent::Agent;
+use super::{Api, answer, get_only};
 
-/// Whether the interface exists in this version.
-pub(super) fn is_in(version: ApiVersion) -> bool {
-    version >= ApiVersion::new(2, 2)
+/// The first version that has the interface.
+pub(super) const SINCE: ApiVersion = ApiVersion::new(2, 2);
+
+pub(super) fn interface() -> Router<Api> {
+    Router::new().route("/info", get_only(get))
 }
 
-pub(super) fn route(method: &Method, resource: Option<&str>, version: ApiVersion) -> Route {
-    match resource {
-        Some("info") => only(method, &Method::GET, Route::AgentInfo(version)),
-        _ => Route::Refused(fallback::agent(method)),
-    }
-}
-
-pub(super) fn get(agent: &Agent, version: ApiVersion) -> Answer {
+async fn get(State(Api { agent, version }): State<Api>) -> Response {
     tracing::info!("GET info returning 200 response");
     // None of these values holds a character that JSON would have escaped.
     answer::success(&format!(

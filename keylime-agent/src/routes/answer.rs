@@ -1,57 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers: the envelope around all JSON, and bodies that are sent at once or piece by piece.
+//!
+//! JSON is written by hand and not by axum's `Json`: a measurement list is sent while it is read, and a quote is copied
+//! into its answer once.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use hyper::body::{Bytes, Frame, SizeHint};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode};
-
-/// Produces a body piece by piece. An error ends the connection in mid-answer, which the other side notices.
-pub(crate) type Pieces = Box<dyn FnMut() -> std::io::Result<Option<Bytes>> + Send>;
-
-/// The body of an answer.
-pub(crate) enum Body {
-    /// All of it, or nothing if it has been taken.
-    Whole(Option<Bytes>),
-    /// In pieces of unknown number, so that the whole is never in memory.
-    Pieces(Pieces),
-}
-
-impl Body {
-    /// An empty body.
-    pub(crate) fn empty() -> Self {
-        Self::Whole(None)
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = match &mut *self {
-            Self::Whole(bytes) => Ok(bytes.take()),
-            Self::Pieces(next) => next(),
-        };
-        Poll::Ready(piece.transpose().map(|piece| piece.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Pieces(_) => SizeHint::default(),
-        }
-    }
-}
-
-/// A complete answer.
-pub(crate) type Answer = Response<Body>;
+use axum::body::{Body, Bytes};
+use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 
 /// What a request is refused with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,51 +48,41 @@ impl Refusal {
 pub(crate) const SUCCESS: (&str, &str) = (r#"{"code":200,"status":"Success","results":"#, "}");
 
 /// A success with these results, which are a JSON value.
-pub(crate) fn success(results: &str) -> Answer {
+pub(crate) fn success(results: &str) -> Response {
     let (begin, end) = SUCCESS;
     json(StatusCode::OK, [begin, results, end].concat())
 }
 
-/// An error in its envelope.
-pub(crate) fn refusal(refusal: &Refusal) -> Answer {
-    let code = refusal.code;
-    let text = string(&refusal.text);
-    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = format!(r#"{{"code":{code},"status":{text},"results":{{}}}}"#);
-    let mut answer = json(status, body);
-    if let Some(methods) = refusal.allow {
-        let methods = HeaderValue::from_static(methods);
-        answer.headers_mut().insert(ALLOW, methods);
+impl IntoResponse for Refusal {
+    /// The error in its envelope.
+    fn into_response(self) -> Response {
+        let code = self.code;
+        let text = string(&self.text);
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut answer = json(status, format!(r#"{{"code":{code},"status":{text},"results":{{}}}}"#));
+        if let Some(methods) = self.allow {
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        answer
     }
-    answer
-}
-
-/// 405 for a path that exists, asked with a method it does not have: no body and no content type.
-pub(crate) fn wrong_method(allow: &'static str) -> Answer {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    let headers = answer.headers_mut();
-    headers.insert(ALLOW, HeaderValue::from_static(allow));
-    answer
 }
 
 /// A JSON document.
-pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    with_body(status, Body::Whole(Some(body.into())))
+pub(crate) fn json(status: StatusCode, body: String) -> Response {
+    (status, JSON, body).into_response()
 }
 
-/// A JSON document in pieces.
-pub(crate) fn json_pieces(pieces: Pieces) -> Answer {
-    with_body(StatusCode::OK, Body::Pieces(pieces))
+/// A JSON document in pieces of unknown number, so that the whole is never in memory. An error ends the connection in
+/// mid-answer, which the other side notices.
+pub(crate) fn json_pieces<F>(mut next: F) -> Response
+where
+    F: FnMut() -> std::io::Result<Option<Bytes>> + Send + 'static,
+{
+    let pieces = std::iter::from_fn(move || next().transpose());
+    (JSON, Body::from_stream(stream::iter(pieces))).into_response()
 }
 
-fn with_body(status: StatusCode, body: Body) -> Answer {
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    let content_type = HeaderValue::from_static("application/json");
-    answer.headers_mut().insert(CONTENT_TYPE, content_type);
-    answer
-}
+const JSON: [(HeaderName, HeaderValue); 1] = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
 
 /// A JSON string with its quotes.
 pub(crate) fn string(text: &str) -> String {
@@ -185,12 +132,9 @@ mod tests {
 
     #[test]
     fn allow_goes_with_405() {
-        let answer = refusal(&Refusal::method("no", "GET, POST"));
+        let answer = Refusal::method("no", "GET, POST").into_response();
         assert_eq!(answer.status(), 405);
         assert_eq!(answer.headers()[ALLOW], "GET, POST");
         assert_eq!(answer.headers()[CONTENT_TYPE], "application/json");
-        let answer = wrong_method("GET");
-        assert_eq!(answer.headers()[ALLOW], "GET");
-        assert!(!answer.headers().contains_key(CONTENT_TYPE));
     }
 }

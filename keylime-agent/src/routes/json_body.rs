@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Request bodies: JSON, bounded in size and time.
+//!
+//! axum's own `Json` wants a content type, which not every caller sends, has no limit of time, and leaves copies of the
+//! keys in memory.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::{Body, Buf as _};
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use hyper::body::{Body as _, Buf as _};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::Api;
 use super::answer::Refusal;
 use crate::agent::Agent;
 
@@ -18,12 +23,18 @@ const MAX_BODY: usize = 2 << 20;
 /// Longest time for a body to arrive.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// Reads the body and decodes it.
-pub(super) async fn read<T: DeserializeOwned, B: Body + Unpin>(
-    agent: &Agent,
-    request: Request<B>,
-) -> Result<T, Refusal> {
-    let mut body = request.into_body();
+/// The decoded body of a request.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
+        read(&api.agent, request.into_body()).await.map(Self)
+    }
+}
+
+async fn read<T: DeserializeOwned>(agent: &Agent, mut body: Body) -> Result<T, Refusal> {
     let reading = async {
         let _permit = agent.bodies.acquire().await;
         let bytes = collect(&mut body).await?;
@@ -40,7 +51,7 @@ pub(super) async fn read<T: DeserializeOwned, B: Body + Unpin>(
     tokio::time::timeout(MAX_TIME, reading).await.unwrap_or_else(|elapsed| Err(too_slow(elapsed)))
 }
 
-async fn collect<B: Body + Unpin>(body: &mut B) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+async fn collect(body: &mut Body) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let too_large = || {
         tracing::warn!("POST returning 413 response. The body is larger than {MAX_BODY} bytes");
         Refusal::new(413, format!("The request body is larger than {MAX_BODY} bytes"))

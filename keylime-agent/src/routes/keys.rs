@@ -1,30 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/v2.N/keys`: the payload key, and the two halves of the bootstrap key that are encrypted for it.
 
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::body::Body;
-use hyper::{Method, Request};
 use serde::Deserialize;
 
-use super::answer::{self, Answer, Refusal};
-use super::query::{is_alphanumeric, required};
-use super::{Route, fallback, json_body, only};
+use super::answer::{self, Refusal};
+use super::json_body::JsonBody;
+use super::query::{Parameters, is_alphanumeric};
+use super::{Api, get_only, post_only};
 use crate::agent::Agent;
 use crate::bootstrap_key::{AUTH_TAG_LEN, Combination, SymmetricKey, UKey};
 
-pub(super) fn route(method: &Method, resource: Option<&str>) -> Route {
-    match resource {
-        Some("pubkey") => only(method, &Method::GET, Route::PublicKey),
-        Some("ukey") => only(method, &Method::POST, Route::UKey),
-        Some("vkey") => only(method, &Method::POST, Route::VKey),
-        Some("verify") => only(method, &Method::GET, Route::VerifyKey),
-        _ => Route::Refused(fallback::keys(method)),
-    }
+pub(super) fn interface() -> Router<Api> {
+    Router::new()
+        .route("/pubkey", get_only(public_key))
+        .route("/ukey", post_only(u_key))
+        .route("/vkey", post_only(v_key))
+        .route("/verify", get_only(verify))
 }
 
 /// `GET /keys/pubkey`: the payload key's public part as PEM.
-pub(super) fn public_key(agent: &Agent) -> Answer {
+async fn public_key(State(agent): State<Arc<Agent>>) -> Response {
     tracing::info!("GET pubkey returning 200 response.");
     let pem = answer::string(agent.payload_key.public_pem());
     answer::success(&format!(r#"{{"pubkey":{pem}}}"#))
@@ -43,31 +45,36 @@ struct VKeyBody {
 }
 
 /// `POST /keys/ukey`: the tenant's half.
-pub(super) async fn u_key<B: Body + Unpin>(agent: &Agent, request: Request<B>) -> Result<Answer, Refusal> {
-    let body: UKeyBody = json_body::read(agent, request).await?;
-    let key = half(agent, &body.encrypted_key, "u_key", "Invalid decrypted key")?;
+async fn u_key(State(agent): State<Arc<Agent>>, JsonBody(body): JsonBody<UKeyBody>) -> Result<Response, Refusal> {
+    let key = half(&agent, &body.encrypted_key, "u_key", "Invalid decrypted key")?;
     let auth_tag = auth_tag(&body.auth_tag)?;
     if let Some(payload) = &body.payload {
         decode("u_key", "payload", payload)?;
     }
     let key = UKey { key, auth_tag, has_payload: body.payload.is_some() };
     let combination = agent.bootstrap_keys().add_u(key, agent.id.as_str());
-    report(agent, combination);
+    report(&agent, combination);
     Ok(answer::success("{}"))
 }
 
 /// `POST /keys/vkey`: the verifier's half.
-pub(super) async fn v_key<B: Body + Unpin>(agent: &Agent, request: Request<B>) -> Result<Answer, Refusal> {
-    let body: VKeyBody = json_body::read(agent, request).await?;
-    let key = half(agent, &body.encrypted_key, "v_key", "Decrypted key is invalid")?;
+async fn v_key(State(agent): State<Arc<Agent>>, JsonBody(body): JsonBody<VKeyBody>) -> Result<Response, Refusal> {
+    let key = half(&agent, &body.encrypted_key, "v_key", "Decrypted key is invalid")?;
     let combination = agent.bootstrap_keys().add_v(key, agent.id.as_str());
-    report(agent, combination);
+    report(&agent, combination);
     Ok(answer::success("{}"))
 }
 
+#[derive(Deserialize)]
+struct VerifyQuery {
+    challenge: String,
+}
+
 /// `GET /keys/verify?challenge=…`: proves that the bootstrap key has been derived.
-pub(super) fn verify(agent: &Agent, query: &str) -> Result<Answer, Refusal> {
-    let challenge = required(query, "challenge")?;
+async fn verify(
+    State(agent): State<Arc<Agent>>,
+    Parameters(VerifyQuery { challenge }): Parameters<VerifyQuery>,
+) -> Result<Response, Refusal> {
     if challenge.is_empty() {
         return Err(refuse("GET key challenge", "No challenge provided.", ""));
     }

@@ -1,111 +1,98 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's REST API, one file per resource.
 //!
-//! Paths are matched by hand and not by a web framework: which status, text and `Allow` header an unknown path or method
-//! gets is part of the protocol, down to an empty body in one case, and a quote leaves few microseconds to spend here.
+//! Which status, text and `Allow` header an unknown path or method gets is part of the protocol, so every router and every
+//! path has a fallback of its own.
 
 mod agent_info;
-pub(crate) mod answer;
+mod answer;
 mod fallback;
 mod json_body;
 mod keys;
+mod notifications;
 mod query;
 mod quotes;
 mod version;
 
-use hyper::{Method, Request};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{self, MethodRouter, any};
 use keylime_api::version::ApiVersion;
 
 use crate::agent::Agent;
-use crate::server::Peer;
-use answer::{Answer, Refusal};
+pub(crate) use answer::Refusal;
 
-/// Where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Route {
-    Version,
-    AgentInfo(ApiVersion),
-    PublicKey,
-    UKey,
-    VKey,
-    VerifyKey,
-    Identity(ApiVersion),
-    Integrity(ApiVersion),
-    /// The path exists, with these methods.
-    WrongMethod(&'static str),
-    /// There is nothing.
-    Refused(Refusal),
+/// What the handlers of one API version share.
+#[derive(Clone)]
+struct Api {
+    agent: Arc<Agent>,
+    version: ApiVersion,
 }
 
-/// Answers one request.
-pub(crate) async fn handle<B>(agent: &Agent, request: Request<B>, peer: &Peer) -> Answer
+impl FromRef<Api> for Arc<Agent> {
+    fn from_ref(api: &Api) -> Self {
+        Self::clone(&api.agent)
+    }
+}
+
+/// The whole API with all versions that are enabled.
+pub(crate) fn router(agent: Arc<Agent>) -> Router {
+    let mut router = Router::new().route("/version", version::resource());
+    for &version in &agent.api_versions {
+        let api = Api { agent: Arc::clone(&agent), version };
+        let interfaces = interfaces(version).with_state(api);
+        router = nest(router, &format!("/v{version}"), interfaces, fallback::interfaces);
+    }
+    router.fallback(fallback::root).with_state(agent)
+}
+
+/// The interfaces of one version.
+fn interfaces(version: ApiVersion) -> Router<Api> {
+    let mut router = Router::new();
+    router = nest(router, "/keys", keys::interface(), fallback::keys);
+    router = nest(router, "/quotes", quotes::interface(), fallback::quotes);
+    router = nest(router, "/notifications", notifications::interface(), fallback::notifications);
+    if version >= agent_info::SINCE {
+        router = nest(router, "/agent", agent_info::interface(), fallback::agent);
+    }
+    router
+}
+
+/// Puts a router under a path, with the answer to everything else that is there.
+fn nest<S, F, T>(outer: Router<S>, path: &str, inner: Router<S>, fallback: F) -> Router<S>
 where
-    B: hyper::body::Body + Unpin,
+    S: Clone + Send + Sync + 'static,
+    F: Handler<T, S>,
+    T: 'static,
 {
-    let (method, path) = (request.method(), request.uri().path());
-    // Without the query: it holds nonces.
-    tracing::info!("{method} invoked from \"{peer}\" with uri {path}");
-    let route = resolve(method, path, &agent.api_versions);
-    let query = request.uri().query().unwrap_or_default();
-    let result = match route {
-        Route::Version => Ok(version::get(agent)),
-        Route::AgentInfo(version) => Ok(agent_info::get(agent, version)),
-        Route::PublicKey => Ok(keys::public_key(agent)),
-        Route::UKey => keys::u_key(agent, request).await,
-        Route::VKey => keys::v_key(agent, request).await,
-        Route::VerifyKey => keys::verify(agent, query),
-        Route::Identity(version) => quotes::identity(agent, version, query).await,
-        Route::Integrity(version) => quotes::integrity(agent, version, query).await,
-        Route::WrongMethod(allow) => {
-            tracing::warn!("{method} returning 405 response");
-            return answer::wrong_method(allow);
-        }
-        Route::Refused(refusal) => {
-            let (code, text) = (refusal.code, &refusal.text);
-            tracing::warn!("{method} returning {code} response. {text}");
-            return answer::refusal(&refusal);
-        }
-    };
-    // The handlers log why they refuse, without repeating what was sent.
-    result.unwrap_or_else(|refusal| answer::refusal(&refusal))
+    // The pattern of a nested fallback does not match the bare slash.
+    let slash = format!("{path}/");
+    outer.nest(path, inner.fallback(fallback.clone())).route(&slash, any(fallback))
 }
 
-fn resolve(method: &Method, path: &str, enabled: &[ApiVersion]) -> Route {
-    if path == "/version" {
-        return only(method, &Method::GET, Route::Version);
-    }
-    match fallback::versioned(path) {
-        None => Route::Refused(fallback::root(method, enabled)),
-        // Compared as text, so that only the one spelling of a version leads there.
-        Some((version, rest)) => match enabled.iter().find(|enabled| enabled.to_string() == version) {
-            Some(&version) if rest.is_empty() || rest.starts_with('/') => interface(method, rest, version),
-            _ => Route::Refused(fallback::unsupported_version(version)),
-        },
-    }
+/// A path that has GET alone: not even HEAD, which axum would answer by GET.
+fn get_only<S, H, T>(handler: H) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    H: Handler<T, S>,
+    T: 'static,
+{
+    let wrong = async |method: Method| fallback::wrong_method(&method, "GET");
+    routing::get(handler).head(wrong).fallback(wrong)
 }
 
-/// What follows the version: `/interface` or `/interface/resource`.
-fn interface(method: &Method, path: &str, version: ApiVersion) -> Route {
-    let inner = path.strip_prefix('/').unwrap_or_default();
-    let (name, resource) = match inner.split_once('/') {
-        Some((name, resource)) => (name, Some(resource)),
-        None => (inner, None),
-    };
-    match name {
-        "keys" => keys::route(method, resource),
-        "quotes" => quotes::route(method, resource, version),
-        "notifications" => Route::Refused(fallback::notifications(method, resource)),
-        "agent" if agent_info::is_in(version) => agent_info::route(method, resource, version),
-        _ => Route::Refused(fallback::interfaces(method)),
-    }
-}
-
-/// The route if the method is the one it has.
-fn only(method: &Method, wanted: &Method, route: Route) -> Route {
-    if method == wanted {
-        return route;
-    }
-    Route::WrongMethod(if *wanted == Method::GET { "GET" } else { "POST" })
+/// A path that has POST alone.
+fn post_only<S, H, T>(handler: H) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    H: Handler<T, S>,
+    T: 'static,
+{
+    routing::post(handler).fallback(async |method: Method| fallback::wrong_method(&method, "POST"))
 }
 
 #[cfg(test)]

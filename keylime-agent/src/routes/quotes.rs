@@ -4,20 +4,22 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::body::Bytes;
-use hyper::{Method, StatusCode};
-use keylime_api::version::ApiVersion;
+use serde::Deserialize;
 use tpm::QuoteRequest;
 use tpm_wire::nonce::{Nonce, NonceError};
 use tpm_wire::pcr::{PcrMask, PcrMaskError};
 use tpm_wire::quote::QuoteString;
 
-use super::answer::{self, Answer, Pieces, Refusal, SUCCESS};
-use super::query::{is_alphanumeric, optional, required};
-use super::{Route, fallback, only};
-use crate::agent::Agent;
+use super::answer::{self, Refusal, SUCCESS};
+use super::query::{Parameters, is_alphanumeric};
+use super::{Api, get_only};
 use crate::measurement::{boot, ima};
 
 /// How long a caller waits for the TPM. The verifier gives up after a minute, and asks again after an error.
@@ -29,23 +31,26 @@ const BOOT_PCR: u8 = 0;
 /// An IMA list up to this size is sent with a length and in one piece.
 const WHOLE: usize = 256 << 10;
 
-pub(super) fn route(method: &Method, resource: Option<&str>, version: ApiVersion) -> Route {
-    match resource {
-        Some("identity") => only(method, &Method::GET, Route::Identity(version)),
-        Some("integrity") => only(method, &Method::GET, Route::Integrity(version)),
-        _ => Route::Refused(fallback::quotes(method)),
-    }
+pub(super) fn interface() -> Router<Api> {
+    Router::new().route("/identity", get_only(identity)).route("/integrity", get_only(integrity))
+}
+
+#[derive(Deserialize)]
+struct IdentityQuery {
+    nonce: String,
 }
 
 /// `GET /quotes/identity?nonce=…`: a quote of PCR 16 alone.
-pub(super) async fn identity(agent: &Agent, version: ApiVersion, query: &str) -> Result<Answer, Refusal> {
-    let text = required(query, "nonce")?;
+async fn identity(
+    State(api): State<Api>,
+    Parameters(IdentityQuery { nonce: text }): Parameters<IdentityQuery>,
+) -> Result<Response, Refusal> {
     let nonce = text.parse().map_err(|error| match error {
         NonceError::TooLong { .. } => refuse(format!("Nonce is too long (max size {}): {text}", Nonce::MAX_LEN)),
         NonceError::Empty => refuse("The nonce must not be empty"),
         _ => refuse(format!("Parameters should be strictly alphanumeric: {text}")),
     })?;
-    let mut body = quote(agent, version, nonce, PcrMask::EMPTY, true).await?;
+    let mut body = quote(&api, nonce, PcrMask::EMPTY, true).await?;
     body.push_str("}}");
     tracing::info!("GET identity quote returning 200 response");
     Ok(answer::json(StatusCode::OK, body))
@@ -53,9 +58,10 @@ pub(super) async fn identity(agent: &Agent, version: ApiVersion, query: &str) ->
 
 /// `GET /quotes/integrity?nonce=…&mask=…&partial=…[&ima_ml_entry=…]`: a quote of the PCRs in the mask and PCR 16, with the
 /// logs that explain PCRs 0 and 10 if those are in the mask.
-pub(super) async fn integrity(agent: &Agent, version: ApiVersion, query: &str) -> Result<Answer, Refusal> {
+async fn integrity(State(api): State<Api>, Parameters(query): Parameters<IntegrityQuery>) -> Result<Response, Refusal> {
     let request = Integrity::parse(query)?;
-    let mut body = quote(agent, version, request.nonce, request.mask, request.with_key).await?;
+    let agent = &api.agent;
+    let mut body = quote(&api, request.nonce, request.mask, request.with_key).await?;
     // The logs are read after the quote: they may be ahead of the PCRs, never behind.
     if request.mask.contains(BOOT_PCR)
         && let Some(log) = &agent.boot_log
@@ -86,6 +92,14 @@ pub(super) async fn integrity(agent: &Agent, version: ApiVersion, query: &str) -
     Ok(answer)
 }
 
+#[derive(Deserialize)]
+struct IntegrityQuery {
+    nonce: String,
+    mask: String,
+    partial: String,
+    ima_ml_entry: Option<String>,
+}
+
 struct Integrity {
     nonce: Nonce,
     mask: PcrMask,
@@ -94,11 +108,8 @@ struct Integrity {
 }
 
 impl Integrity {
-    fn parse(query: &str) -> Result<Self, Refusal> {
-        let nonce = required(query, "nonce")?;
-        let mask = required(query, "mask")?;
-        let partial = required(query, "partial")?;
-        let ima_entry = optional(query, "ima_ml_entry")?;
+    fn parse(query: IntegrityQuery) -> Result<Self, Refusal> {
+        let IntegrityQuery { nonce, mask, partial, ima_ml_entry } = query;
         if !is_alphanumeric(&nonce) {
             return Err(refuse(format!("nonce should be strictly alphanumeric: {nonce}")));
         }
@@ -113,7 +124,7 @@ impl Integrity {
             NonceError::Empty => refuse("The nonce must not be empty"),
             _ => refuse(format!("Nonce is too long (max size: {}): {}", Nonce::MAX_LEN, nonce.len())),
         })?;
-        let with_key = match &*partial {
+        let with_key = match partial.as_str() {
             "0" => true,
             "1" => false,
             _ => {
@@ -125,19 +136,13 @@ impl Integrity {
             mask,
             with_key,
             // What is no number asks for the whole list.
-            ima_entry: ima_entry.and_then(|n| n.parse().ok()).unwrap_or(0),
+            ima_entry: ima_ml_entry.and_then(|n| n.parse().ok()).unwrap_or(0),
         })
     }
 }
 
 /// Makes the quote and begins the answer, up to and without the end of its results.
-async fn quote(
-    agent: &Agent,
-    version: ApiVersion,
-    nonce: Nonce,
-    mask: PcrMask,
-    with_key: bool,
-) -> Result<String, Refusal> {
+async fn quote(Api { agent, version }: &Api, nonce: Nonce, mask: PcrMask, with_key: bool) -> Result<String, Refusal> {
     let request = QuoteRequest {
         nonce,
         mask,
@@ -165,7 +170,7 @@ async fn quote(
 }
 
 /// Ends the answer with the IMA lines: at once if they are few, else piece by piece while they are sent.
-fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Answer, Refusal> {
+fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Response, Refusal> {
     while body.len() < WHOLE {
         match lines.next_lines().map_err(|error| failed(&error))? {
             Some(bytes) => escape_lines(&bytes, &mut body),
@@ -177,7 +182,7 @@ fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Answer, Refusa
     }
     let mut begun = Some(body);
     let mut ended = false;
-    let pieces: Pieces = Box::new(move || {
+    Ok(answer::json_pieces(move || {
         if let Some(body) = begun.take() {
             return Ok(Some(body.into()));
         }
@@ -198,8 +203,7 @@ fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Answer, Refusa
                 Bytes::from_static(b"\"}}")
             }
         }))
-    });
-    Ok(answer::json_pieces(pieces))
+    }))
 }
 
 fn escape_lines(bytes: &[u8], out: &mut String) {

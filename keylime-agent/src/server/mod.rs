@@ -5,20 +5,20 @@ mod connections;
 mod tcp;
 mod unix;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use service::drain::Watch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::agent::Agent;
-use crate::routes;
 use connections::Slot;
 
 pub(crate) use tcp::{Bound, TcpError};
@@ -58,17 +58,20 @@ impl fmt::Display for Peer {
 }
 
 /// Serves HTTP/1.1 on an accepted connection until either side ends it.
-async fn serve_http<I>(io: I, agent: Arc<Agent>, peer: Peer, slot: &Slot, mut watch: Watch)
+async fn serve_http<I>(io: I, routes: Router, peer: Peer, slot: &Slot, mut watch: Watch)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(|request| {
-        let agent = &agent;
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(|request: Request<Incoming>| {
+        let routes = &routes;
         async move {
             slot.set_busy();
-            let answer = routes::handle(agent, request, &peer).await;
+            // Without the query: it holds nonces.
+            tracing::info!("{} invoked from \"{peer}\" with uri {}", request.method(), request.uri().path());
+            let answer = routes.call(request).await;
             slot.set_idle();
-            Ok::<_, Infallible>(answer)
+            answer
         }
     });
     let mut builder = http1::Builder::new();

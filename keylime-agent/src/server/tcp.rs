@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use service::drain::Drain;
 use tls::rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
@@ -13,7 +14,6 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connections::{Connections, Slot};
 use super::{Peer, serve_http};
-use crate::agent::Agent;
 use crate::config::Host;
 
 /// Connections at a time.
@@ -89,7 +89,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Serves connections for ever; with `tls`, after a handshake in which the client has shown a certificate.
-    pub(crate) async fn serve(&self, agent: &Arc<Agent>, tls: Option<Arc<ServerConfig>>, drain: &Drain) {
+    pub(crate) async fn serve(&self, routes: &Router, tls: Option<Arc<ServerConfig>>, drain: &Drain) {
         let connections = Connections::new(CONNECTIONS);
         let acceptor = tls.map(TlsAcceptor::from);
         loop {
@@ -106,15 +106,15 @@ impl Listener {
                 tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
                 continue;
             };
-            let (agent, acceptor, watch) = (Arc::clone(agent), acceptor.clone(), drain.watch());
+            let (routes, acceptor, watch) = (routes.clone(), acceptor.clone(), drain.watch());
             tokio::spawn(async move {
                 // Answers are small and complete: waiting to fill a packet only costs time.
                 let _ = stream.set_nodelay(true);
                 match acceptor {
-                    None => serve_http(stream, agent, peer, &slot, watch).await,
+                    None => serve_http(stream, routes, peer, &slot, watch).await,
                     Some(acceptor) => {
                         if let Some(stream) = handshake(acceptor, stream, peer, &slot).await {
-                            serve_http(stream, agent, peer, &slot, watch).await;
+                            serve_http(stream, routes, peer, &slot, watch).await;
                         }
                     }
                 }

@@ -6,9 +6,10 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::IntoResponse as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,8 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::connections::{Connections, Slot};
 use super::{Peer, serve_http};
-use crate::agent::Agent;
-use crate::routes::answer::{self, Refusal};
+use crate::routes::Refusal;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -95,7 +95,7 @@ impl BoundUnix {
     }
 
     /// Serves connections for ever.
-    pub(crate) async fn serve(&self, agent: &Arc<Agent>, drain: &Drain) {
+    pub(crate) async fn serve(&self, routes: &Router, drain: &Drain) {
         let connections = Connections::new(CONNECTIONS);
         // Apart, so that those who are refused take no place of the others.
         let refused = Connections::new(REFUSED);
@@ -118,8 +118,8 @@ impl BoundUnix {
                 tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
                 continue;
             };
-            let (agent, watch) = (Arc::clone(agent), drain.watch());
-            tokio::spawn(async move { serve_http(stream, agent, peer, &slot, watch).await });
+            let (routes, watch) = (routes.clone(), drain.watch());
+            tokio::spawn(async move { serve_http(stream, routes, peer, &slot, watch).await });
         }
     }
 
@@ -145,7 +145,7 @@ impl BoundUnix {
 async fn refuse(stream: UnixStream, slot: Slot) {
     let service = service_fn(|_| async {
         let text = "This user is not in option unix_socket_allowed_users";
-        Ok::<_, Infallible>(answer::refusal(&Refusal::new(403, text)))
+        Ok::<_, Infallible>(Refusal::new(403, text).into_response())
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(REFUSAL_TIMEOUT).keep_alive(false);
