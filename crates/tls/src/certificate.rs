@@ -2,7 +2,7 @@
 //! What a certificate says: subject, issuer, validity, names
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use x509_cert::Certificate;
 use x509_cert::der::asn1::OctetString;
@@ -22,22 +22,22 @@ pub struct InvalidCertificate(#[source] x509_cert::der::Error);
 /// The fields of an X.509 certificate (RFC 5280 4.1) that people and checks ask for. Nothing in it
 /// is verified: it is what the certificate says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateInfo {
+pub(crate) struct CertificateInfo {
     /// Subject in RFC 4514 text, at most 256 characters, without control characters.
-    pub subject: String,
+    pub(crate) subject: String,
     /// Issuer in RFC 4514 text, at most 256 characters, without control characters.
-    pub issuer: String,
+    pub(crate) issuer: String,
     /// First moment of validity.
-    pub not_before: SystemTime,
+    pub(crate) not_before: SystemTime,
     /// Last moment of validity.
-    pub not_after: SystemTime,
+    pub(crate) not_after: SystemTime,
     /// DNS names of the subjectAltName extension.
-    pub dns_names: Vec<String>,
+    pub(crate) dns_names: Vec<String>,
     /// IP addresses of the subjectAltName extension.
-    pub ip_addresses: Vec<IpAddr>,
-    /// May issue certificates: basicConstraints with CA:TRUE, or older than X.509 v3, where there
-    /// is no such statement.
-    pub is_ca: bool,
+    pub(crate) ip_addresses: Vec<IpAddr>,
+    /// May issue certificates: basicConstraints with CA:TRUE. One older than X.509 v3 cannot say so,
+    /// and would vouch for any name if it were taken for an authority.
+    pub(crate) is_ca: bool,
 }
 
 impl CertificateInfo {
@@ -45,7 +45,7 @@ impl CertificateInfo {
     ///
     /// # Errors
     /// The bytes are not a certificate, or have bytes behind it.
-    pub fn from_der(der: &[u8]) -> Result<Self, InvalidCertificate> {
+    pub(crate) fn from_der(der: &[u8]) -> Result<Self, InvalidCertificate> {
         let certificate = Certificate::from_der(der).map_err(InvalidCertificate)?;
         let tbs = &certificate.tbs_certificate;
         let mut info = Self {
@@ -55,7 +55,7 @@ impl CertificateInfo {
             not_after: tbs.validity.not_after.to_system_time(),
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
-            is_ca: tbs.version != x509_cert::Version::V3,
+            is_ca: false,
         };
         if let Some((_, constraints)) = tbs.get::<BasicConstraints>().map_err(InvalidCertificate)? {
             info.is_ca = constraints.ca;
@@ -73,35 +73,14 @@ impl CertificateInfo {
     }
 
     /// All names a client may check, as text: DNS names, then addresses.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let addresses = self.ip_addresses.iter().map(ToString::to_string);
         self.dns_names.iter().cloned().chain(addresses).collect()
     }
 
     /// Subject and issuer are the same, as in a root or a self-made certificate.
-    pub fn is_self_issued(&self) -> bool {
+    pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
-    }
-
-    /// Whole days until the end of validity, rounded down; negative once expired.
-    pub fn days_left(&self, now: SystemTime) -> i64 {
-        let seconds = seconds_since_epoch(self.not_after) - seconds_since_epoch(now);
-        seconds.div_euclid(24 * 60 * 60)
-    }
-
-    /// Share of the lifetime that is left: 1 before it begins, 0 once expired.
-    pub fn share_left(&self, now: SystemTime) -> f64 {
-        let whole = self.not_after.duration_since(self.not_before).unwrap_or(Duration::ZERO);
-        let left = self.not_after.duration_since(now).unwrap_or(Duration::ZERO);
-        if whole.is_zero() { 0.0 } else { (left.as_secs_f64() / whole.as_secs_f64()).min(1.0) }
-    }
-}
-
-fn seconds_since_epoch(time: SystemTime) -> i64 {
-    let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => seconds(after),
-        Err(before) => -seconds(before.duration()),
     }
 }
 
@@ -128,10 +107,10 @@ pub(crate) fn utc(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use test_support::ca::{LeafSpec, TestCa};
-
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     #[test]
     fn tells_what_the_certificate_says() {
@@ -155,25 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn counts_days_and_shares() {
-        let root = TestCa::root("r").unwrap();
-        let mut spec = LeafSpec::new("x");
-        let begin = SystemTime::UNIX_EPOCH + DAY * 20_000;
-        (spec.not_before, spec.not_after) = (begin, begin + DAY * 8);
-        let info = CertificateInfo::from_der(&root.issue(&spec).unwrap().cert_der).unwrap();
-        let second = Duration::from_secs(1);
-        for (now, days, share) in [
-            (begin - DAY, 9, 1.0),
-            (begin, 8, 1.0),
-            (begin + second, 7, 0.999_998),
-            (begin + DAY * 6, 2, 0.25),
-            (begin + DAY * 8, 0, 0.0),
-            (begin + DAY * 8 + second, -1, 0.0),
-        ] {
-            assert_eq!(info.days_left(now), days);
-            assert!((info.share_left(now) - share).abs() < 1e-5);
-        }
-        assert_eq!(utc(begin), "2024-10-04T00:00:00Z");
+    fn shows_times_in_utc() {
+        assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(1_728_000_000)), "2024-10-04T00:00:00Z");
     }
 
     #[test]

@@ -173,6 +173,49 @@ pub enum TlsError {
     },
 }
 
+/// The input that a [`TlsError`] is about, so that a caller can name its option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subject {
+    /// The CA files, or the system's trusted certificates.
+    Ca,
+    /// The file with our certificate.
+    Certificate,
+    /// The file with our private key, its password, or a key that is not the certificate's.
+    Key,
+    /// The name that servers are checked against.
+    ServerName,
+    /// Nothing that is configured here.
+    Other,
+}
+
+impl TlsError {
+    /// The input to put right.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Read { kind, .. }
+            | Self::TooLarge { kind, .. }
+            | Self::NoCertificate { kind, .. }
+            | Self::BadPem { kind, .. }
+            | Self::BadCertificate { kind, .. } => match kind {
+                FileKind::Ca => Subject::Ca,
+                FileKind::Certificate => Subject::Certificate,
+                FileKind::Key => Subject::Key,
+            },
+            Self::NoAuthority { .. } | Self::NoFiles | Self::SystemRoots { .. } => Subject::Ca,
+            Self::UnusableCertificate { .. } => Subject::Certificate,
+            Self::NoKey { .. }
+            | Self::PasswordMissing { .. }
+            | Self::WrongPassword { .. }
+            | Self::UnsupportedEncryption { .. }
+            | Self::UnsupportedKey { .. }
+            | Self::KeyMismatch { .. } => Subject::Key,
+            Self::BadServerName { .. } => Subject::ServerName,
+            Self::KeyEncoding { .. } | Self::Settings { .. } => Subject::Other,
+        }
+    }
+}
+
 /// Something the operator should change although TLS works; the caller logs it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

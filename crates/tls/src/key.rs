@@ -11,11 +11,13 @@ use ring::rand::SecureRandom;
 use rustls::InconsistentKeys;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroizing;
 
+use crate::certificate::CertificateInfo;
+use crate::client::Identity;
 use crate::pem::{bad_pem, contains, find, found, load_certificates, read_file};
-use crate::{CertificateInfo, FileKind, TlsError, TlsWarning, provider};
+use crate::{FileKind, TlsError, TlsWarning, provider};
 
 const ENCRYPTED_BEGIN: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
 const ENCRYPTED_END: &[u8] = b"-----END ENCRYPTED PRIVATE KEY-----";
@@ -107,24 +109,42 @@ fn encoding(error: impl std::fmt::Display) -> TlsError {
     TlsError::KeyEncoding { detail: error.to_string() }
 }
 
-/// Loads a certificate chain (leaf first) with its key, and checks that they belong together.
-pub(crate) fn load_identity(cert: &Path, key: &Path, password: Option<&str>) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain = load_certificates(cert, FileKind::Certificate)?;
-    parse_all(cert, &chain)?;
-    let key_der = load_private_key(key, password)?;
-    let signing = provider()
-        .key_provider
-        .load_private_key(key_der)
-        .map_err(|e| TlsError::UnsupportedKey { path: key.to_owned(), detail: explain_key(&e) })?;
-    let certified = CertifiedKey::new(chain, signing);
+/// Loads a certificate chain (leaf first) with its key, and checks that they belong together. What
+/// is wrong with either is a problem, and then there is no identity.
+pub(crate) fn load_identity(identity: &Identity, problems: &mut Vec<TlsError>) -> Option<Arc<CertifiedKey>> {
+    let Identity { cert, key, password } = identity;
+    let mut noted = |problem| problems.push(problem);
+    let chain = load_chain(cert).map_err(&mut noted).ok();
+    let signing = load_signing_key(key, password.as_ref().map(|p| p.as_str())).map_err(&mut noted).ok();
+    let certified = CertifiedKey::new(chain?, signing?);
     match certified.keys_match() {
         // Unknown is for keys that cannot tell their public part; ring's all can.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => return Some(Arc::new(certified)),
         Err(rustls::Error::InconsistentKeys(_)) => {
-            Err(TlsError::KeyMismatch { key: key.to_owned(), cert: cert.to_owned() })
+            noted(TlsError::KeyMismatch { key: key.clone(), cert: cert.clone() });
         }
-        Err(source) => Err(TlsError::UnusableCertificate { path: cert.to_owned(), source }),
+        Err(source) => noted(TlsError::UnusableCertificate { path: cert.clone(), source }),
     }
+    None
+}
+
+fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = load_certificates(path, FileKind::Certificate)?;
+    for (i, der) in chain.iter().enumerate() {
+        CertificateInfo::from_der(der).map_err(|source| TlsError::BadCertificate {
+            kind: FileKind::Certificate,
+            path: path.to_owned(),
+            number: i + 1,
+            source,
+        })?;
+    }
+    Ok(chain)
+}
+
+fn load_signing_key(path: &Path, password: Option<&str>) -> Result<Arc<dyn SigningKey>, TlsError> {
+    let der = load_private_key(path, password)?;
+    let unsupported = |e| TlsError::UnsupportedKey { path: path.to_owned(), detail: explain_key(&e) };
+    provider().key_provider.load_private_key(der).map_err(unsupported)
 }
 
 fn explain_key(error: &rustls::Error) -> String {
@@ -132,18 +152,6 @@ fn explain_key(error: &rustls::Error) -> String {
         rustls::Error::General(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-fn parse_all(path: &Path, chain: &[CertificateDer<'static>]) -> Result<Vec<CertificateInfo>, TlsError> {
-    let parse = |(i, der): (usize, &CertificateDer<'_>)| {
-        CertificateInfo::from_der(der).map_err(|source| TlsError::BadCertificate {
-            kind: FileKind::Certificate,
-            path: path.to_owned(),
-            number: i + 1,
-            source,
-        })
-    };
-    chain.iter().enumerate().map(parse).collect()
 }
 
 /// What should be changed about a certificate and key that do work. Files that cannot be read give
@@ -184,6 +192,13 @@ mod tests {
     use super::*;
     use crate::testing::{Site, identity, not_yet_valid, testdata, text};
     use test_support::ca::LeafSpec;
+
+    fn load(cert: &Path, key: &Path, password: Option<&str>) -> Result<(), Vec<TlsError>> {
+        let password = password.map(|text| Zeroizing::new(text.to_owned()));
+        let identity = Identity { cert: cert.to_owned(), key: key.to_owned(), password };
+        let mut problems = Vec::new();
+        load_identity(&identity, &mut problems).map(drop).ok_or(problems)
+    }
 
     fn failure(path: &Path, password: Option<&str>) -> String {
         text(&load_private_key(path, password).unwrap_err(), path)
@@ -269,9 +284,9 @@ mod tests {
     #[test]
     fn key_and_certificate_must_belong_together() {
         let site = Site::new();
-        load_identity(&site.server.0, &site.server.1, None).unwrap();
-        load_identity(&testdata("rsa.crt"), &testdata("encrypted-aes.pem"), Some("correct")).unwrap();
-        let error = load_identity(&site.server.0, &site.client.1, None).unwrap_err().to_string();
+        load(&site.server.0, &site.server.1, None).unwrap();
+        load(&testdata("rsa.crt"), &testdata("encrypted-aes.pem"), Some("correct")).unwrap();
+        let error = load(&site.server.0, &site.client.1, None).unwrap_err()[0].to_string();
         assert_eq!(
             error,
             format!(
@@ -287,14 +302,14 @@ mod tests {
     fn unusable_keys_and_certificates_are_named() {
         let site = Site::new();
         let p521 = testdata("ec-p521.pem");
-        let error = load_identity(&site.server.0, &p521, None).unwrap_err();
+        let error = load(&site.server.0, &p521, None).unwrap_err().remove(0);
         assert_eq!(
             text(&error, &p521),
             "the private key in FILE cannot be used for TLS: failed to parse private key as RSA, ECDSA, or EdDSA: use \
              RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or Ed25519"
         );
         let garbage = site.file("bad.crt", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n");
-        let error = load_identity(&garbage, &site.server.1, None).unwrap_err();
+        let error = load(&garbage, &site.server.1, None).unwrap_err().remove(0);
         assert!(
             text(&error, &garbage).starts_with(
                 "certificate 1 in the certificate file FILE cannot be parsed: not an X.509 certificate in DER: "

@@ -22,17 +22,16 @@ mod verify;
 
 use std::sync::Arc;
 
-pub use certificate::{CertificateInfo, InvalidCertificate};
+pub use certificate::InvalidCertificate;
 pub use client::{ClientTls, Identity, Trust, trust_nobody};
-pub use error::{FileKind, TlsError, TlsWarning};
+pub use error::{FileKind, Subject, TlsError, TlsWarning};
 pub use explain::{explain, explain_source};
 pub use key::{encrypt_private_key, load_private_key, private_key_pem};
 pub use pem::load_certificates;
 pub use rustls;
 pub use server::ServerTls;
-pub use verify::PeerCertificateError;
 
 /// The one cryptography provider of this project.
-pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use rustls::sign::SingleCertAndKey;
 use zeroize::Zeroizing;
 
-use crate::client::Identity;
+use crate::client::{Identity, first};
 use crate::key::{identity_warnings, load_identity};
 use crate::trust::TrustSet;
 use crate::verify::ClientVerifier;
@@ -45,11 +45,13 @@ impl ServerTls {
     /// A file cannot be used; the text names it and what to do.
     pub fn build(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = provider();
-        let trust = TrustSet::from_files(&self.client_cas)?;
+        let mut problems = Vec::new();
+        let trust = TrustSet::from_files(&self.client_cas, &mut problems);
+        let certified = load_identity(&self.identity, &mut problems);
+        let (Some(trust), Some(certified)) = (trust, certified) else {
+            return Err(first(problems));
+        };
         let verifier = ClientVerifier::new(trust, provider.clone())?;
-        let id = &self.identity;
-        let password = id.password.as_ref().map(|p| p.as_str());
-        let certified = load_identity(&id.cert, &id.key, password)?;
         let settings = |source| TlsError::Settings { source };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The certificates that peers are trusted by: authorities and pinned certificates
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use crate::{CertificateInfo, FileKind, TlsError, load_certificates};
+use crate::certificate::CertificateInfo;
+use crate::{FileKind, TlsError, load_certificates};
 
 /// A certificate that is accepted because it is configured, byte for byte.
 #[derive(Debug)]
@@ -28,26 +29,38 @@ pub(crate) struct TrustSet {
 }
 
 impl TrustSet {
-    pub(crate) fn from_files(files: &[PathBuf]) -> Result<Self, TlsError> {
-        let place = place(files).ok_or(TlsError::NoFiles)?;
+    /// Loads all files; each that cannot be used is a problem, and then there is no set.
+    pub(crate) fn from_files(files: &[PathBuf], problems: &mut Vec<TlsError>) -> Option<Self> {
+        let Some(place) = place(files) else {
+            problems.push(TlsError::NoFiles);
+            return None;
+        };
+        let before = problems.len();
         let mut set = Self { roots: RootCertStore::empty(), pins: Vec::new(), place };
         for path in files {
-            for (i, der) in load_certificates(path, FileKind::Ca)?.into_iter().enumerate() {
-                let info = CertificateInfo::from_der(&der).map_err(|source| {
-                    let path = path.to_owned();
-                    TlsError::BadCertificate { kind: FileKind::Ca, path, number: i + 1, source }
-                })?;
-                if set.pins.iter().any(|pin| pin.der == der) {
-                    continue;
-                }
-                // One that webpki cannot use as an anchor still counts as pinned.
-                if info.is_ca {
-                    let _ = set.roots.add(der.clone());
-                }
-                set.pins.push(Pin { der, info });
+            if let Err(problem) = set.add_file(path) {
+                problems.push(problem);
             }
         }
-        Ok(set)
+        (problems.len() == before).then_some(set)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), TlsError> {
+        for (i, der) in load_certificates(path, FileKind::Ca)?.into_iter().enumerate() {
+            let info = CertificateInfo::from_der(&der).map_err(|source| {
+                let path = path.to_owned();
+                TlsError::BadCertificate { kind: FileKind::Ca, path, number: i + 1, source }
+            })?;
+            if self.pins.iter().any(|pin| pin.der == der) {
+                continue;
+            }
+            // One that webpki cannot use as an anchor still counts as pinned.
+            if info.is_ca {
+                let _ = self.roots.add(der.clone());
+            }
+            self.pins.push(Pin { der, info });
+        }
+        Ok(())
     }
 
     pub(crate) fn from_system() -> Result<Self, TlsError> {

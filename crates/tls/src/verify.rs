@@ -12,16 +12,16 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 
+use crate::TlsError;
+use crate::certificate::CertificateInfo;
 use crate::trust::{Pin, TrustSet};
-use crate::{CertificateInfo, TlsError};
 
 /// Longest chain followed when looking for the issuer that is missing.
 const MAX_CHAIN: usize = 16;
 
 /// Why a peer's certificate is refused, where the TLS library alone would not say it in full.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PeerCertificateError {
+pub(crate) enum PeerCertificateError {
     /// The chain ends at an issuer that is neither sent nor configured.
     #[error(
         "the certificate \"{subject}\" was issued by \"{issuer}\", which is not in {place} and was not sent by the peer: add the certificate of that issuer to one of the two"
@@ -42,6 +42,18 @@ pub enum PeerCertificateError {
         /// The certificate that does not verify.
         subject: String,
         /// The issuer both agree on by name.
+        issuer: String,
+        /// Where the issuer was found.
+        place: String,
+    },
+    /// The issuer is configured, but its certificate does not say that it may issue any.
+    #[error(
+        "the certificate \"{subject}\" was issued by \"{issuer}\", whose certificate in {place} is not one of an authority (X.509 version 3 with CA:TRUE): add one that is"
+    )]
+    IssuerIsNoAuthority {
+        /// The certificate that was issued.
+        subject: String,
+        /// Its issuer.
         issuer: String,
         /// Where the issuer was found.
         place: String,
@@ -275,9 +287,15 @@ fn missing_issuer(
         intermediates.iter().take(MAX_CHAIN).filter_map(|der| CertificateInfo::from_der(der).ok()).collect();
     let mut last = leaf;
     for _ in 0..MAX_CHAIN {
-        if pins.iter().any(|pin| pin.info.is_ca && pin.info.subject == last.issuer) {
+        let mut configured = pins.iter().filter(|pin| pin.info.subject == last.issuer).peekable();
+        if configured.peek().is_some() {
+            let is_authority = configured.any(|pin| pin.info.is_ca);
             let (subject, issuer) = (last.subject, last.issuer);
-            return PeerCertificateError::IssuerDiffers { subject, issuer, place };
+            return if is_authority {
+                PeerCertificateError::IssuerDiffers { subject, issuer, place }
+            } else {
+                PeerCertificateError::IssuerIsNoAuthority { subject, issuer, place }
+            };
         }
         match sent.iter().find(|c| c.subject == last.issuer && !c.is_self_issued()) {
             Some(next) => last = next.clone(),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use test_support::ca::{Issued, LeafSpec, TestCa, self_signed};
+use x509_cert::der::pem::LineEnding;
+use x509_cert::der::{DecodePem, EncodePem};
 
 use crate::testing::{Site, handshake, identity, not_yet_valid, with_broken_signature};
 use crate::{ClientTls, ServerTls, TlsError, Trust};
@@ -225,7 +227,38 @@ fn a_pinned_certificate_vouches_for_no_other() {
     let client = ClientTls { ca: Trust::Files(vec![pin]), ..site.client_tls() };
     let server = ServerTls { identity: identity(&shown), ..site.server_tls() };
     let says = refused(&client, &server, "localhost").0.unwrap();
-    assert!(says.starts_with("the certificate \"CN=below\" was issued by \"CN=leaf\", which is not in"), "{says}");
+    assert_eq!(says, no_authority("below", "leaf", &site));
+}
+
+fn no_authority(subject: &str, issuer: &str, site: &Site) -> String {
+    format!(
+        "the certificate \"CN={subject}\" was issued by \"CN={issuer}\", whose certificate in the CA file {} is not \
+         one of an authority (X.509 version 3 with CA:TRUE): add one that is",
+        site.scratch.join("pin.pem").display()
+    )
+}
+
+/// The certificate as X.509 version 1, which has no extensions. Its signature is wrong, which is
+/// looked at neither in an authority nor in a pin.
+fn as_version_1(pem: &str) -> String {
+    let mut certificate = x509_cert::Certificate::from_pem(pem).unwrap();
+    certificate.tbs_certificate.version = x509_cert::Version::V1;
+    certificate.tbs_certificate.extensions = None;
+    certificate.to_pem(LineEnding::LF).unwrap()
+}
+
+#[test]
+fn a_version_1_certificate_vouches_for_no_other() {
+    let site = Site::new();
+    let old = as_version_1(site.ca.pem());
+    let pin = site.file("pin.pem", &old);
+    let client = ClientTls { ca: Trust::Files(vec![pin.clone()]), ..site.client_tls() };
+    assert_eq!(
+        refused(&client, &site.server_tls(), "localhost").0.unwrap(),
+        no_authority("server", "Test Root", &site)
+    );
+    let server = ServerTls { client_cas: vec![pin], ..site.server_tls() };
+    assert!(matches!(server.build(), Err(TlsError::NoAuthority { .. })));
 }
 
 #[test]
