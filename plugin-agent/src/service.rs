@@ -40,7 +40,8 @@ impl NodeAttestor for AgentAttestor {
     ) -> Result<Response<Self::AidAttestationStream>, Status> {
         let config = self.config.snapshot()?;
         let span = info_span!("attestation", agent = tracing::field::Empty);
-        Ok(exchange::serve(request.into_inner(), span, move |mut exchange| async move {
+        let on_panic = Status::internal("internal error in the plugin, see the log");
+        Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
             aid(config, &mut exchange).await.map_err(|end| match end {
                 End::Failed(error) => {
                     warn!(%error, "Node attestation cannot go on");

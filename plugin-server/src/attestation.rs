@@ -34,11 +34,11 @@ pub struct AwaitQuote {
     nonce: Nonce,
 }
 
-/// What Keylime holds of a host, fetched while the node makes its quote.
+/// What Keylime answered about a host while the node made its quote; not judged yet.
 #[derive(Debug)]
 pub struct Records {
-    verifier: VerifierAgent,
-    registrar: RegistrarAgent,
+    verifier: Result<VerifierAgent, Refusal>,
+    registrar: Result<RegistrarAgent, Refusal>,
 }
 
 /// The outcome: who the node is.
@@ -78,23 +78,18 @@ impl AwaitQuote {
 
     /// Asks the verifier and the registrar for the host, both at once. Meant to run while the node
     /// makes its quote.
-    ///
-    /// # Errors
-    /// Those of [`policy::check_verifier`], and [`Refusal::NotEnrolled`],
-    /// [`Refusal::NotRegistered`] or [`Refusal::Neighbour`].
-    pub async fn records(&self) -> Result<Records, Refusal> {
-        // Both to their end: where both fail, the verifier's reason is the one to report.
+    pub async fn records(&self) -> Records {
         let (verifier, registrar) = tokio::join!(self.ask_verifier(), self.config.registrar.agent(&self.id));
-        let verifier = verifier?;
         let registrar = registrar.map_err(|source| match source {
             source if source.is_not_found() => Refusal::NotRegistered,
             source => Refusal::Neighbour { neighbour: Neighbour::Registrar, source },
-        })?;
-        Ok(Records { verifier, registrar })
+        });
+        Records { verifier, registrar }
     }
 
     /// Takes the challenge response and decides.
     ///
+    /// The quote comes first: what the verifier thinks of a host is told to nobody but that host.
     /// The verifier is asked once more after the quote arrived, so that a host which failed in
     /// between is not let in on an answer from before.
     ///
@@ -103,11 +98,14 @@ impl AwaitQuote {
     pub async fn quote(self, records: Records, bytes: &[u8]) -> Result<Identity, Refusal> {
         let response = ChallengeResponse::from_json(bytes)?;
         let quote: QuoteString = response.quote.parse()?;
-        let ak = policy::registered_ak(&self.id, &records.registrar.aik_tpm, records.registrar.ek_tpm.as_deref())?;
+        let registrar = records.registrar?;
+        let ak = policy::registered_ak(&self.id, &registrar.aik_tpm, registrar.ek_tpm.as_deref())?;
         verify_quote(&quote, &ak, self.nonce.as_bytes(), self.bank)?;
+        let before = records.verifier?;
         let now = self.ask_verifier().await?;
-        if now.attestation_count < records.verifier.attestation_count {
-            // Deleted and enrolled again meanwhile: the AK may be another host's by now.
+        if now.attestation_count < before.attestation_count {
+            // Deleted and enrolled again meanwhile: the registrar's AK may be another's by now. (A count that has
+            // caught up hides it; what then holds is that the verifier has accepted quotes of the new enrolment.)
             return Err(Refusal::EnrolledAgain);
         }
         let segments = ["spire", "agent", "keylime", self.id.as_str()];

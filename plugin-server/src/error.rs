@@ -42,15 +42,6 @@ pub enum Neighbour {
     Registrar,
 }
 
-impl std::fmt::Display for Neighbour {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Verifier => "the Keylime verifier",
-            Self::Registrar => "the Keylime registrar",
-        })
-    }
-}
-
 /// Why an attestation ended without an identity. `Display` is for our log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,6 +50,9 @@ pub enum Refusal {
     /// The attestation payload or the challenge response is not of the agreed form.
     #[error("malformed message from the node: {0}")]
     Malformed(#[from] PayloadError),
+    /// A message is longer than any honest one.
+    #[error("the node's message is too long")]
+    TooLong,
     /// The claimed Keylime agent id is none.
     #[error("the node's Keylime agent id is not valid: {0}")]
     AgentId(#[source] InvalidAgentId),
@@ -102,7 +96,7 @@ pub enum Refusal {
 
     // A neighbour does not answer as it should.
     /// The verifier or registrar is down or answers nonsense.
-    #[error("{neighbour}: {source}")]
+    #[error("{source}")]
     Neighbour {
         /// Which one.
         neighbour: Neighbour,
@@ -127,6 +121,9 @@ pub enum Refusal {
     /// The operating system gave no random bytes.
     #[error("no random numbers could be had from the operating system")]
     Random,
+    /// The attestation panicked; the panic itself has been logged.
+    #[error("an attestation panicked")]
+    Panicked,
 }
 
 impl Refusal {
@@ -135,10 +132,14 @@ impl Refusal {
     pub fn code(&self) -> Code {
         match self {
             Self::Malformed(_)
+            | Self::TooLong
             | Self::AgentId(_)
             | Self::HashAlgorithm
             | Self::OutOfTurn { .. }
-            | Self::QuoteForm(_) => Code::InvalidArgument,
+            | Self::QuoteForm(_)
+            | Self::Quote(
+                VerifyError::SignatureMalformed(_) | VerifyError::AttestMalformed(_) | VerifyError::PcrsMalformed(_),
+            ) => Code::InvalidArgument,
             Self::Quote(_) | Self::NotVouchedFor(Verdict::Failed { .. }) | Self::Registration { .. } => {
                 Code::PermissionDenied
             }
@@ -149,7 +150,7 @@ impl Refusal {
             Self::Neighbour { .. } => Code::Unavailable,
             Self::NodeTooSlow { .. } => Code::DeadlineExceeded,
             Self::Busy { .. } => Code::ResourceExhausted,
-            Self::Random => Code::Internal,
+            Self::Random | Self::Panicked => Code::Internal,
         }
     }
 
@@ -157,11 +158,14 @@ impl Refusal {
     #[must_use]
     pub fn public_text(&self) -> &'static str {
         match self {
-            Self::Malformed(_) => "malformed attestation message",
+            Self::Malformed(_) | Self::TooLong => "malformed attestation message",
             Self::AgentId(_) => "the Keylime agent id is not valid",
             Self::HashAlgorithm => "the hash algorithm is not allowed for this host",
             Self::OutOfTurn { .. } => "attestation message out of turn",
-            Self::QuoteForm(_) => "the TPM quote is malformed",
+            Self::QuoteForm(_)
+            | Self::Quote(
+                VerifyError::SignatureMalformed(_) | VerifyError::AttestMalformed(_) | VerifyError::PcrsMalformed(_),
+            ) => "the TPM quote is malformed",
             Self::Quote(_) => "the TPM quote was refused",
             Self::NotEnrolled => "the host is not known to the Keylime verifier",
             Self::NotRegistered => "the host is not known to the Keylime registrar",
@@ -179,7 +183,7 @@ impl Refusal {
             Self::Neighbour { neighbour: Neighbour::Registrar, .. } => "the Keylime registrar is not available",
             Self::NodeTooSlow { .. } => "the node sent no TPM quote in time",
             Self::Busy { .. } => "too many attestations are under way",
-            Self::Random => "internal error",
+            Self::Random | Self::Panicked => "internal error",
         }
     }
 
@@ -194,6 +198,7 @@ impl Refusal {
 mod tests {
     use keylime_api::state::OperationalState;
     use keylime_api::verdict::NotYetReason;
+    use tpm_wire::error::DecodeError;
 
     use super::*;
 
@@ -235,6 +240,15 @@ mod tests {
                 "attestation message out of turn",
             ),
             (Refusal::QuoteForm(QuoteStringError::Parts), Code::InvalidArgument, "the TPM quote is malformed"),
+            (
+                Refusal::Quote(VerifyError::SignatureMalformed(DecodeError::Trailing {
+                    structure: "TPMT_SIGNATURE",
+                    extra: 1,
+                })),
+                Code::InvalidArgument,
+                "the TPM quote is malformed",
+            ),
+            (Refusal::TooLong, Code::InvalidArgument, "malformed attestation message"),
             (Refusal::Quote(VerifyError::NonceMismatch), Code::PermissionDenied, "the TPM quote was refused"),
             (Refusal::NotEnrolled, Code::FailedPrecondition, "the host is not known to the Keylime verifier"),
             (Refusal::NotRegistered, Code::Unavailable, "the host is not known to the Keylime registrar"),
@@ -262,6 +276,7 @@ mod tests {
             (Refusal::NodeTooSlow { limit }, Code::DeadlineExceeded, "the node sent no TPM quote in time"),
             (Refusal::Busy { limit: 512 }, Code::ResourceExhausted, "too many attestations are under way"),
             (Refusal::Random, Code::Internal, "internal error"),
+            (Refusal::Panicked, Code::Internal, "internal error"),
         ];
         for (refusal, code, text) in rows {
             let status = refusal.status(AttemptId::new(0xab));

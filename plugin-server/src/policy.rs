@@ -52,8 +52,9 @@ pub fn check_verifier(
 /// Takes the AK out of the registrar's record (`aik_tpm` and `ek_tpm`, each a TPM2B_PUBLIC), and holds an id of the
 /// `hash_ek` kind to the EK.
 ///
-/// Proves: the AK is a restricted signing key that never leaves a TPM, and the registrar saw that
-/// TPM activate a credential for the EK on record. An id of 64 hex digits is the hash of that EK,
+/// Proves: the AK claims to be a restricted signing key that never leaves its TPM, and whoever holds the private part
+/// of the EK on record vouched for that claim when it activated the credential. That this EK is a TPM's was checked by
+/// whoever enrolled the host, by its certificate. An id of 64 hex digits is the hash of that EK,
 /// so nobody can register another TPM under it, even after its record was deleted.
 ///
 /// # Errors
@@ -118,6 +119,12 @@ mod tests {
             assert_eq!(refused(UUID, &ak(attributes), None), format!("{wrong}{reason}"));
         }
         assert!(refused(UUID, &[1, 2, 3], None).starts_with(wrong));
+        let mut weak_name = ak(0x0005_0072);
+        weak_name[5] = 0x04;
+        assert_eq!(
+            refused(UUID, &weak_name, None),
+            format!("{wrong}the attestation key's Name is a sha1 digest; only sha256, sha384 and sha512 are accepted")
+        );
     }
 
     #[test]

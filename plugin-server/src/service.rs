@@ -13,7 +13,7 @@ use spire_proto::server_nodeattestor::attest_response::Response as Answer;
 use spire_proto::server_nodeattestor::node_attestor_server::NodeAttestor;
 use spire_proto::server_nodeattestor::{AgentAttributes, AttestRequest, AttestResponse};
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Span, info, info_span, warn};
 
 use crate::attestation::{AwaitPayload, Identity};
@@ -22,9 +22,12 @@ use crate::error::{AttemptId, Refusal};
 
 /// How long a node may take for its quote: a TPM needs well under a second, a busy host's queue
 /// and a slow line some more.
-const QUOTE_LIMIT: Duration = Duration::from_secs(30);
+const QUOTE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Attestations under way at once. Each holds a few kilobytes; SPIRE sets no bound of its own.
+/// How long SPIRE may take for the payload, which it has when it calls.
+const PAYLOAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// Attestations under way at once. SPIRE sets no bound of its own.
 const MAX_ATTESTATIONS: usize = 512;
 
 /// The service; clones share configuration and bounds.
@@ -55,7 +58,8 @@ impl NodeAttestor for ServerAttestor {
             span.in_scope(|| warn!(error = %refusal, "Node attestation refused"));
             return Err(refusal.status(attempt));
         };
-        Ok(exchange::serve(request.into_inner(), span, move |mut exchange| async move {
+        let on_panic = Refusal::Panicked.status(attempt);
+        Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
             let _slot = slot;
             match attest(config, &mut exchange).await {
                 Ok(identity) => {
@@ -90,8 +94,13 @@ async fn attest(
     config: Arc<ServerConfig>,
     exchange: &mut Exchange<AttestRequest, AttestResponse>,
 ) -> Result<Identity, End> {
-    let Said::Payload(payload) = receive(exchange).await? else {
-        return Err(Refusal::OutOfTurn { expected: "attestation payload" }.into());
+    let payload = match tokio::time::timeout(PAYLOAD_LIMIT, receive(exchange)).await {
+        Ok(Ok(Said::Payload(payload))) => payload,
+        Ok(Ok(Said::ChallengeResponse(_))) => {
+            return Err(Refusal::OutOfTurn { expected: "attestation payload" }.into());
+        }
+        Ok(Err(end)) => return Err(end),
+        Err(_) => return Err(End::Stream(Status::deadline_exceeded("SPIRE sent no attestation payload"))),
     };
     let (challenge, waiting) = AwaitPayload::new(config).payload(&payload)?;
     Span::current().record("agent", tracing::field::display(waiting.id()));
@@ -108,15 +117,14 @@ async fn attest(
     // Both to their end, also where Keylime refuses at once: SPIRE passes a status on only while it listens, and until
     // the node has answered the challenge it does not (it would report that the plugin closed the stream).
     let (records, quote) = tokio::join!(waiting.records(), quote);
-    if let Err(End::Stream(status)) = quote {
-        return Err(End::Stream(status));
-    }
-    let (records, quote) = (records?, quote?);
-    Ok(waiting.quote(records, &quote).await?)
+    Ok(waiting.quote(records, &quote?).await?)
 }
 
 async fn receive(exchange: &mut Exchange<AttestRequest, AttestResponse>) -> Result<Said, End> {
-    let message = exchange.receive().await.map_err(End::Stream)?;
+    let message = exchange.receive().await.map_err(|status| match status.code() {
+        Code::OutOfRange => End::Refused(Refusal::TooLong),
+        _ => End::Stream(status),
+    })?;
     // SPIRE never ends its side of the stream, and each of its messages has one of the two members.
     message
         .and_then(|message| message.request)

@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use test_support::{
-    KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, PluginSpec, Swtpm, SwtpmOptions, bin,
+    KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, PluginSpec, SpireServer, Swtpm, SwtpmOptions,
+    bin, wait,
 };
 
 /// How long anything on loopback may take before a test gives up.
@@ -133,4 +134,23 @@ pub fn our_agent(tpm: &Swtpm) -> Result<KeylimeAgentOptions> {
 
 fn socket(tpm: &Swtpm) -> PathBuf {
     tpm.scratch().join("keylime_agent.sock")
+}
+
+/// The reason that the server plugin logged for the refusal whose text SPIRE passed on.
+///
+/// The two travel separately, so the line with the text's attempt id is waited for.
+///
+/// # Errors
+/// When the text names no attempt, or no line does.
+pub fn logged_reason(server: &SpireServer, refusal: &str) -> Result<String> {
+    let (_, rest) = refusal.split_once("(attempt ").with_context(|| format!("no attempt id in: {refusal}"))?;
+    let attempt = rest.split(')').next().unwrap_or_default().to_owned();
+    wait::until(&format!("the server's log line of attempt {attempt}"), LIMIT, || {
+        let mut lines = server.log().into_iter();
+        let line = lines.find(|line| {
+            line.message == "Node attestation refused"
+                && line.fields.get("attempt").and_then(|found| found.as_str()) == Some(&attempt)
+        });
+        Ok(line.map(|line| line.error))
+    })
 }

@@ -29,6 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
 use tpm_wire::payload::{Challenge, ChallengeResponse, Payload};
+use tpm_wire::pcr::NODE_KEY_PCR;
 use tpm_wire::public::{AkPublic, Public};
 use tpm_wire::quote::QuoteString;
 use tpm_wire::verify::verify_quote;
@@ -75,7 +76,7 @@ impl Recording {
         assert_eq!(nonce.as_str().len(), 32);
         let quote: QuoteString = ChallengeResponse::from_json(&self.response).unwrap().quote.parse().unwrap();
         let ak = AkPublic::try_from(Public::decode_2b(&self.ak).unwrap()).unwrap();
-        assert!(verify_quote(&quote, &ak, nonce.as_bytes(), bank).unwrap().includes_node_key_pcr());
+        assert!(verify_quote(&quote, &ak, nonce.as_bytes(), bank).unwrap().pcrs.mask().contains(NODE_KEY_PCR));
         payload.agent_id
     }
 

@@ -6,7 +6,7 @@ mod hostile_agent;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use e2e::{Host, LIMIT};
+use e2e::{Host, LIMIT, logged_reason};
 use hostile_agent::HostileAgent;
 use serde_json::json;
 use test_support::{PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, bin, require};
@@ -38,11 +38,6 @@ fn attest_with(
     }
 }
 
-fn reason_in_the_log(server: &SpireServer) -> String {
-    let lines = server.log();
-    lines.iter().rfind(|line| line.message == "Node attestation refused").unwrap().error.clone()
-}
-
 #[test]
 fn forged_quotes_are_refused_where_the_honest_one_is_accepted() {
     let (Some(()), Some(_), Some(_)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
@@ -62,7 +57,7 @@ fn forged_quotes_are_refused_where_the_honest_one_is_accepted() {
     .unwrap();
     assert!(spoilt.contains(REFUSED), "{spoilt}");
     assert_eq!(
-        reason_in_the_log(&server),
+        logged_reason(&server, &spoilt).unwrap(),
         "the node's quote was refused: the signature does not verify with the attestation key"
     );
 
@@ -70,7 +65,7 @@ fn forged_quotes_are_refused_where_the_honest_one_is_accepted() {
     let without_tpm = attest_with(&server, &host, |nonce, _| quote_without_tpm(nonce)).unwrap();
     assert!(without_tpm.contains(REFUSED), "{without_tpm}");
     assert_eq!(
-        reason_in_the_log(&server),
+        logged_reason(&server, &without_tpm).unwrap(),
         "the node's quote was refused: the signature does not verify with the attestation key"
     );
 
@@ -79,7 +74,10 @@ fn forged_quotes_are_refused_where_the_honest_one_is_accepted() {
     let old = old.as_str().unwrap().to_owned();
     let replayed = attest_with(&server, &host, move |_, _| old.clone()).unwrap();
     assert!(replayed.contains(REFUSED), "{replayed}");
-    assert_eq!(reason_in_the_log(&server), "the node's quote was refused: the quote was made over another nonce");
+    assert_eq!(
+        logged_reason(&server, &replayed).unwrap(),
+        "the node's quote was refused: the quote was made over another nonce"
+    );
 
     // The verifier's own identity check would have let two of these pass; nobody was let in but the honest one.
     assert_eq!(server.agent_list().unwrap().len(), 1);

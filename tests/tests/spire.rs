@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use e2e::{Host, LIMIT, WATCHED_PCR};
-use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, require};
+use e2e::{Host, LIMIT, WATCHED_PCR, logged_reason};
+use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, require, wait};
 
 const WORKLOAD: &str = "spiffe://tower.example/workload";
 
@@ -35,7 +35,10 @@ fn a_host_attests_reattests_and_is_refused_after_a_pcr_change() {
     // SPIRE warns about ids outside of the attestor's name.
     assert!(server.log().iter().all(|line| !line.message.contains("invalid agent ID")));
     // The plugin's own lines came through SPIRE with their fields.
-    let attested = server.log().into_iter().find(|line| line.message == "Node attested").unwrap();
+    let attested = wait::until("the plugin's line", LIMIT, || {
+        Ok(server.log().into_iter().find(|line| line.message == "Node attested"))
+    })
+    .unwrap();
     assert_eq!(attested.fields["agent"], host.id.as_str(), "{:?}", attested.fields);
     assert_eq!(attested.fields["attempt"].as_str().unwrap().len(), 8);
 
@@ -63,9 +66,8 @@ fn a_host_attests_reattests_and_is_refused_after_a_pcr_change() {
     );
     // PermissionDenied ends a starting SPIRE agent at once.
     assert!(!agent.part().wait_end(Duration::from_secs(10)).unwrap().success());
-    let refused = server.log().into_iter().find(|line| line.message == "Node attestation refused").unwrap();
     assert_eq!(
-        refused.error,
+        logged_reason(&server, &reason).unwrap(),
         "the verifier does not vouch for this host: the verifier has the host in state 9 (Invalid Quote), \
          last failure pcr_validation.invalid_pcr_23"
     );

@@ -90,16 +90,21 @@ impl agent::node_attestor_server::NodeAttestor for AgentAttestor {
     ) -> Result<Response<Self::AidAttestationStream>, Status> {
         let config = self.0.snapshot()?;
         let span = tracing::info_span!("attestation");
-        Ok(exchange::serve(request.into_inner(), span, move |mut exchange: Exchange<Challenge, _>| async move {
-            let payload = Data::Payload(config.node.clone().into_bytes());
-            exchange.send(PayloadOrChallengeResponse { data: Some(payload) }).await?;
-            while let Some(Challenge { challenge }) = exchange.receive().await? {
-                let answer = hmac::sign(&config.key, &message(&challenge, config.node.as_bytes()));
-                let answer = Data::ChallengeResponse(answer.as_ref().to_vec());
-                exchange.send(PayloadOrChallengeResponse { data: Some(answer) }).await?;
-            }
-            Ok(())
-        }))
+        Ok(exchange::serve(
+            request.into_inner(),
+            span,
+            Status::internal("internal error"),
+            move |mut exchange: Exchange<Challenge, _>| async move {
+                let payload = Data::Payload(config.node.clone().into_bytes());
+                exchange.send(PayloadOrChallengeResponse { data: Some(payload) }).await?;
+                while let Some(Challenge { challenge }) = exchange.receive().await? {
+                    let answer = hmac::sign(&config.key, &message(&challenge, config.node.as_bytes()));
+                    let answer = Data::ChallengeResponse(answer.as_ref().to_vec());
+                    exchange.send(PayloadOrChallengeResponse { data: Some(answer) }).await?;
+                }
+                Ok(())
+            },
+        ))
     }
 }
 
@@ -123,31 +128,37 @@ impl server::node_attestor_server::NodeAttestor for ServerAttestor {
     async fn attest(&self, request: Request<Streaming<AttestRequest>>) -> Result<Response<Self::AttestStream>, Status> {
         let config = self.0.snapshot()?;
         let span = tracing::info_span!("attestation");
-        Ok(exchange::serve(request.into_inner(), span, move |mut exchange: Exchange<AttestRequest, _>| async move {
-            let Some(AttestRequest { request: Some(In::Payload(node)) }) = exchange.receive().await? else {
-                return Err(Status::invalid_argument("expected a payload"));
-            };
-            let id = std::str::from_utf8(&node)
-                .ok()
-                .and_then(|node| {
-                    SpiffeId::from_segments(&config.trust_domain, &["spire", "agent", "passphrase", node]).ok()
-                })
-                .ok_or_else(|| Status::invalid_argument("the payload is no path segment"))?;
+        Ok(exchange::serve(
+            request.into_inner(),
+            span,
+            Status::internal("internal error"),
+            move |mut exchange: Exchange<AttestRequest, _>| async move {
+                let Some(AttestRequest { request: Some(In::Payload(node)) }) = exchange.receive().await? else {
+                    return Err(Status::invalid_argument("expected a payload"));
+                };
+                let id = std::str::from_utf8(&node)
+                    .ok()
+                    .and_then(|node| {
+                        SpiffeId::from_segments(&config.trust_domain, &["spire", "agent", "passphrase", node]).ok()
+                    })
+                    .ok_or_else(|| Status::invalid_argument("the payload is no path segment"))?;
 
-            let mut challenge = vec![0; 32];
-            SystemRandom::new().fill(&mut challenge).map_err(|_| Status::internal("no randomness"))?;
-            exchange.send(AttestResponse { response: Some(Out::Challenge(challenge.clone())) }).await?;
-            let Some(AttestRequest { request: Some(In::ChallengeResponse(answer)) }) = exchange.receive().await? else {
-                return Err(Status::invalid_argument("expected a challenge response"));
-            };
-            hmac::verify(&config.key, &message(&challenge, &node), &answer)
-                .map_err(|_| Status::permission_denied("the node does not know the passphrase"))?;
-            let attributes = AgentAttributes {
-                spiffe_id: id.to_string(),
-                selector_values: vec!["knows:passphrase".to_owned()],
-                can_reattest: true,
-            };
-            exchange.send(AttestResponse { response: Some(Out::AgentAttributes(attributes)) }).await
-        }))
+                let mut challenge = vec![0; 32];
+                SystemRandom::new().fill(&mut challenge).map_err(|_| Status::internal("no randomness"))?;
+                exchange.send(AttestResponse { response: Some(Out::Challenge(challenge.clone())) }).await?;
+                let Some(AttestRequest { request: Some(In::ChallengeResponse(answer)) }) = exchange.receive().await?
+                else {
+                    return Err(Status::invalid_argument("expected a challenge response"));
+                };
+                hmac::verify(&config.key, &message(&challenge, &node), &answer)
+                    .map_err(|_| Status::permission_denied("the node does not know the passphrase"))?;
+                let attributes = AgentAttributes {
+                    spiffe_id: id.to_string(),
+                    selector_values: vec!["knows:passphrase".to_owned()],
+                    can_reattest: true,
+                };
+                exchange.send(AttestResponse { response: Some(Out::AgentAttributes(attributes)) }).await
+            },
+        ))
     }
 }

@@ -23,7 +23,7 @@ impl<In, Out> Exchange<In, Out> {
     /// Waits for the next message; `None` once the other side has said its last.
     ///
     /// # Errors
-    /// The status of a broken stream.
+    /// The status of a broken stream; `OutOfRange` for a message that is too long.
     pub async fn receive(&mut self) -> Result<Option<In>, Status> {
         self.requests.message().await
     }
@@ -41,8 +41,13 @@ impl<In, Out> Exchange<In, Out> {
 ///
 /// The response starts at once: SPIRE's agent waits for the first message without having sent one.
 /// When SPIRE cancels, as it does at the end of every attestation, `work` is dropped at its next
-/// await. Its log lines carry `span`.
-pub fn serve<In, Out, Work, Outcome>(requests: Streaming<In>, span: Span, work: Work) -> Response<Answers<Out>>
+/// await. Its log lines carry `span`. If it panics, the call ends with `on_panic`.
+pub fn serve<In, Out, Work, Outcome>(
+    requests: Streaming<In>,
+    span: Span,
+    on_panic: Status,
+    work: Work,
+) -> Response<Answers<Out>>
 where
     In: Send + 'static,
     Out: Send + 'static,
@@ -64,7 +69,7 @@ where
             Ok(Ok(())) => return,
             Ok(Err(status)) => status,
             // The panic hook has logged what happened.
-            Err(_) => Status::internal("internal error in the plugin, see its log"),
+            Err(_) => on_panic,
         };
         // A refused send means that SPIRE has gone, so nobody is left to be told.
         let _gone = answers.send(Err(failed)).await;
@@ -111,21 +116,27 @@ mod tests {
             request: Request<Streaming<Challenge>>,
         ) -> Result<Response<Self::AidAttestationStream>, Status> {
             let then = self.0.lock().unwrap().take().unwrap();
-            Ok(serve(request.into_inner(), Span::none(), move |mut exchange: Exchange<Challenge, _>| async move {
-                exchange.send(say(b"P".to_vec())).await?;
-                match then {
-                    Then::Echo => {
-                        while let Some(Challenge { challenge }) = exchange.receive().await? {
-                            exchange.send(say(challenge)).await?;
+            let on_panic = Status::internal("internal error in the plugin, see its log");
+            Ok(serve(
+                request.into_inner(),
+                Span::none(),
+                on_panic,
+                move |mut exchange: Exchange<Challenge, _>| async move {
+                    exchange.send(say(b"P".to_vec())).await?;
+                    match then {
+                        Then::Echo => {
+                            while let Some(Challenge { challenge }) = exchange.receive().await? {
+                                exchange.send(say(challenge)).await?;
+                            }
+                            Ok(())
                         }
-                        Ok(())
+                        Then::Fail => Err(Status::unavailable("no TPM")),
+                        Then::Panic => panic!("on purpose"),
+                        // The sender goes when the work is dropped.
+                        Then::Hang(_dropped) => std::future::pending().await,
                     }
-                    Then::Fail => Err(Status::unavailable("no TPM")),
-                    Then::Panic => panic!("on purpose"),
-                    // The sender goes when the work is dropped.
-                    Then::Hang(_dropped) => std::future::pending().await,
-                }
-            }))
+                },
+            ))
         }
     }
 

@@ -120,7 +120,11 @@ impl Options {
 
     /// As [`duration`](Self::duration), without default.
     pub fn optional_duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let allowed = format!("a time from {} to {}, for example `1m30s`", Go(*range.start()), Go(*range.end()));
+        let allowed = format!(
+            "a time from {} to {}, for example `1m30s`",
+            AsGoDuration(*range.start()),
+            AsGoDuration(*range.end())
+        );
         let read = |text: &str| parse_duration(text).filter(|time| range.contains(time));
         self.parsed(key, &allowed, read)
     }
@@ -242,9 +246,9 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Prints a time the way [`parse_duration`] reads it.
-struct Go(Duration);
+struct AsGoDuration(Duration);
 
-impl fmt::Display for Go {
+impl fmt::Display for AsGoDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         if millis == 0 {
@@ -252,14 +256,14 @@ impl fmt::Display for Go {
         }
         f.write_str("`")?;
         for (size, unit) in [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")] {
-            let larger = match unit {
+            let rest = match unit {
                 "h" => millis,
                 "m" => millis % 3_600_000,
                 "s" => millis % 60_000,
                 _ => millis % 1_000,
             };
-            if larger >= size {
-                write!(f, "{}{unit}", larger / size)?;
+            if rest >= size {
+                write!(f, "{}{unit}", rest / size)?;
             }
         }
         f.write_str("`")

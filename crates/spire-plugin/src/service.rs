@@ -24,6 +24,10 @@ pub const SERVER_NODE_ATTESTOR: &str = server_nodeattestor::node_attestor_server
 /// gRPC name of the configuration service.
 pub const CONFIG: &str = proto::config_server::SERVICE_NAME;
 
+/// Largest attestation message taken, in bytes. SPIRE itself passes on up to 4 MiB of what a node nobody knows sends;
+/// the longest message of the two plugins, a quote over all PCRs, takes 26 KiB.
+const MAX_MESSAGE: usize = 128 << 10;
+
 /// What an agent plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`.
 pub fn agent_routes<C, A>(store: ConfigStore<C>, attestor: A) -> Routes
 where
@@ -32,7 +36,10 @@ where
 {
     Routes::new(init::init_server::InitServer::new(InitService::new([AGENT_NODE_ATTESTOR, CONFIG])))
         .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store)))
-        .add_service(agent_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor))
+        .add_service(
+            agent_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor)
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
 }
 
 /// What a server plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`.
@@ -43,7 +50,10 @@ where
 {
     Routes::new(init::init_server::InitServer::new(InitService::new([SERVER_NODE_ATTESTOR, CONFIG])))
         .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store)))
-        .add_service(server_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor))
+        .add_service(
+            server_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor)
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
 }
 
 /// Tells SPIRE which services the plugin serves. The plugin uses no host service.

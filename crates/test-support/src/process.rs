@@ -11,7 +11,6 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -28,21 +27,6 @@ mod session;
 mod watchdog;
 
 pub use session::{members, rss_kib};
-
-static OUTLIVE: AtomicBool = AtomicBool::new(false);
-
-/// From now on, started programs and scratch folders stay when their values are dropped and when this process ends.
-///
-/// Call it before anything is started. Whoever calls it tells the user how to end the programs: [`Part::pid`] is a
-/// session id, so `pkill -s PID` ends one part.
-pub fn outlive_this_process() {
-    OUTLIVE.store(true, Ordering::SeqCst);
-}
-
-/// Whether [`outlive_this_process`] was called.
-pub(crate) fn outlives() -> bool {
-    OUTLIVE.load(Ordering::SeqCst)
-}
 
 /// The variables that a program under test inherits; all others would make a test depend on who runs it.
 const INHERITED: [&str; 8] =
@@ -100,12 +84,10 @@ impl Program {
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }
-        let (parent, bound, private_mounts) = (Pid::this(), !outlives(), self.private_mounts);
-        if bound {
-            watchdog::start();
-        }
+        let (parent, private_mounts) = (Pid::this(), self.private_mounts);
+        watchdog::start();
         // SAFETY: only async-signal-safe system calls between fork and exec, and no allocation.
-        unsafe { command.pre_exec(move || before_exec(parent, bound, private_mounts)) };
+        unsafe { command.pre_exec(move || before_exec(parent, private_mounts)) };
         command
     }
 
@@ -154,24 +136,20 @@ impl Program {
 }
 
 /// Runs in the new process, before the program.
-fn before_exec(parent: Pid, bound: bool, private_mounts: bool) -> io::Result<()> {
+fn before_exec(parent: Pid, private_mounts: bool) -> io::Result<()> {
     nix::unistd::setsid()?;
-    if bound {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if nix::unistd::getppid() != parent {
-            // The parent died before the signal was asked for.
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid() != parent {
+        // The parent died before the signal was asked for.
+        return Err(io::ErrorKind::BrokenPipe.into());
     }
     if private_mounts && nix::sched::unshare(CloneFlags::CLONE_NEWNS).is_ok() {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         // Refused below a chroot, as the line above is in many containers: mounts are seen outside then.
         let _ = nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>);
     }
-    if bound {
-        // By the new process, so that nothing is missed when the old one is killed right after the fork.
-        watchdog::add(Pid::this());
-    }
+    // By the new process, so that nothing is missed when the old one is killed right after the fork.
+    watchdog::add(Pid::this());
     Ok(())
 }
 
@@ -369,9 +347,6 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if outlives() {
-            return;
-        }
         if thread::panicking() {
             eprintln!("--- end of the log of {} ---\n{}", self.name, self.log_tail(40));
         }

@@ -8,10 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::process;
-
-/// A folder under the system's folder for temporary files, removed on drop (unless
-/// [`process::outlive_this_process`] was called).
+/// A folder under the system's folder for temporary files, removed on drop.
 ///
 /// The path is kept short because Unix socket paths end at 107 bytes. Other users may pass through it (mode 0711), so
 /// that a program under test can drop its privileges.
@@ -26,13 +23,10 @@ impl Scratch {
     /// # Errors
     /// When the folder cannot be made.
     pub fn new(label: &str) -> Result<Self> {
-        let mut dir =
+        let dir =
             tempfile::Builder::new().prefix(&format!("{label}-")).tempdir().context("cannot make a scratch folder")?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))
             .context("cannot set the scratch folder's mode")?;
-        if process::outlives() {
-            dir.disable_cleanup(true);
-        }
         Ok(Self { dir })
     }
 

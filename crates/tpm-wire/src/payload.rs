@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserializer;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde_json::error::Category;
 use std::fmt;
 
 /// The largest accepted [`Payload`] in JSON, in bytes.
@@ -58,12 +59,18 @@ pub enum PayloadError {
         limit: usize,
     },
     /// The message is not a JSON object, or a member that is read is not a string or given twice.
-    #[error("the {message} is malformed: {source}")]
+    ///
+    /// What the JSON decoder says is left out: it repeats what the peer sent.
+    #[error("the {message} is malformed in line {line}, column {column}: {what}")]
     Json {
         /// Which message.
         message: &'static str,
-        /// What the JSON decoder says.
-        source: serde_json::Error,
+        /// What is wrong there.
+        what: &'static str,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
     },
     /// A member is missing, null or empty.
     #[error("the {message} lacks member {member}")]
@@ -168,10 +175,18 @@ fn decode<const N: usize>(
         return Err(PayloadError::TooLong { message, len: json.len(), limit });
     }
     let mut decoder = serde_json::Deserializer::from_slice(json);
-    let members = decoder
-        .deserialize_map(Members(names))
-        .and_then(|members| decoder.end().map(|()| members))
-        .map_err(|source| PayloadError::Json { message, source })?;
+    let members = decoder.deserialize_map(Members(names)).and_then(|members| decoder.end().map(|()| members)).map_err(
+        |error| PayloadError::Json {
+            message,
+            what: match error.classify() {
+                Category::Eof => "it ends early",
+                Category::Syntax | Category::Io => "it is not JSON",
+                Category::Data => "it is not an object, or a member is not text or given twice",
+            },
+            line: error.line(),
+            column: error.column(),
+        },
+    )?;
 
     let mut texts = [const { String::new() }; N];
     for ((text, member), name) in texts.iter_mut().zip(members).zip(names) {
@@ -268,34 +283,22 @@ mod tests {
     #[test]
     fn each_fault_has_its_error() {
         let no_agent_id = "the attestation payload lacks member AgentID";
-        let no_object = "the attestation payload is malformed: invalid type: ";
+        let not_text = "it is not an object, or a member is not text or given twice";
         let rows: [(&[u8], &str); 19] = [
-            (b"", "the attestation payload is malformed: EOF while parsing a value at line 1 column 0"),
-            (b"[]", no_object),
-            (b"\"x\"", no_object),
-            (b"null", no_object),
+            (b"", "the attestation payload is malformed in line 1, column 0: it ends early"),
+            (b"[]", not_text),
+            (b"\"x\"", not_text),
+            (b"null", not_text),
             (b"{}", no_agent_id),
             (br#"{"AgentID":null,"HashAlg":"eQ=="}"#, no_agent_id),
             (br#"{"AgentID":"","HashAlg":"eQ=="}"#, no_agent_id),
             (br#"{"Agent":"eA==","HashAlg":"eQ=="}"#, no_agent_id),
             (br#"{"AgentID":"eA=="}"#, "the attestation payload lacks member HashAlg"),
-            (
-                br#"{"AgentID":5,"HashAlg":"eQ=="}"#,
-                "the attestation payload is malformed: invalid type: integer `5`, expected a string",
-            ),
-            (
-                br#"{"AgentID":"eA==","agentid":"eQ==","HashAlg":"eQ=="}"#,
-                "the attestation payload is malformed: member AgentID is given twice",
-            ),
-            (
-                br#"{"AgentID":null,"AgentID":"eQ==","HashAlg":"eQ=="}"#,
-                "the attestation payload is malformed: member AgentID is given twice",
-            ),
-            (br#"{"AgentID":"eA==","HashAlg":"eQ=="}{}"#, "the attestation payload is malformed: trailing characters"),
-            (
-                br#"{"AgentID":"eA==","HashAlg":"eQ==""#,
-                "the attestation payload is malformed: EOF while parsing an object",
-            ),
+            (br#"{"AgentID":5,"HashAlg":"eQ=="}"#, not_text),
+            (br#"{"AgentID":"eA==","agentid":"eQ==","HashAlg":"eQ=="}"#, not_text),
+            (br#"{"AgentID":null,"AgentID":"eQ==","HashAlg":"eQ=="}"#, not_text),
+            (br#"{"AgentID":"eA==","HashAlg":"eQ=="}{}"#, "column 36: it is not JSON"),
+            (br#"{"AgentID":"eA==","HashAlg":"eQ==""#, "it ends early"),
             (br#"{"AgentID":"eA=","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not base64"),
             (br#"{"AgentID":"eA==","HashAlg":"e_=="}"#, "member HashAlg of the attestation payload is not base64"),
             (br#"{"AgentID":"eB==","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not base64"),
@@ -304,7 +307,7 @@ mod tests {
         ];
         for (json, expected) in rows {
             let error = Payload::from_json(json).unwrap_err().to_string();
-            assert!(error.starts_with(expected), "{error}");
+            assert!(error.ends_with(expected), "{error}");
         }
         let error = Challenge::from_json(b"{}").unwrap_err().to_string();
         assert_eq!(error, "the challenge lacks member Nonce");

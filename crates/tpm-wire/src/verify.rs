@@ -10,7 +10,7 @@ use crate::attest::{Attest, ClockInfo};
 use crate::error::DecodeError;
 use crate::hash::{HashAlgorithm, SignatureScheme};
 use crate::nonce::Nonce;
-use crate::pcr::{NODE_KEY_PCR, PcrBlobError, PcrMask, PcrValues};
+use crate::pcr::{PcrBlobError, PcrMask, PcrValues};
 use crate::public::{AkKey, AkPublic};
 use crate::quote::QuoteString;
 use crate::signature::{Signature, SignatureValue};
@@ -27,14 +27,6 @@ pub struct VerifiedQuote {
     pub firmware_version: u64,
     /// Qualified name of the key that signed.
     pub qualified_signer: Vec<u8>,
-}
-
-impl VerifiedQuote {
-    /// Whether PCR 16, to which Keylime binds the node key, is among the quoted PCRs. Its value was
-    /// not compared with any key.
-    pub fn includes_node_key_pcr(&self) -> bool {
-        self.pcrs.mask().contains(NODE_KEY_PCR)
-    }
 }
 
 /// Why a quote is not believed: one variant per check, in the order of the checks.

@@ -128,6 +128,6 @@ fn a_flood_of_problems_is_cut() {
 fn durations_are_printed_as_they_are_read() {
     for text in ["0s", "1ms", "1s", "1m1s", "1h", "1h1m1s1ms", "25h"] {
         let time = parse_duration(text).unwrap();
-        assert_eq!(Go(time).to_string(), format!("`{text}`"));
+        assert_eq!(AsGoDuration(time).to_string(), format!("`{text}`"));
     }
 }

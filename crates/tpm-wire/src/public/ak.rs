@@ -14,7 +14,7 @@ use crate::hash::{HashAlgorithm, SignatureScheme};
 ///   TPM did not make;
 /// - RSA of 2048, 3072 or 4096 bits, odd exponent of at least 65537, bound to RSASSA; or a point on
 ///   P-256, P-384 or P-521, bound to ECDSA;
-/// - SHA-256, SHA-384 or SHA-512 as the hash of that scheme.
+/// - SHA-256, SHA-384 or SHA-512 as the hash of that scheme and of the Name.
 ///
 /// The attributes are claims of whoever supplied the bytes, until a credential activation for this
 /// Name has succeeded.
@@ -78,6 +78,12 @@ pub enum AkError {
         /// The hash of the scheme the key is bound to.
         hash: HashAlgorithm,
     },
+    /// The Name, by which a registrar ties the key to its TPM, is a digest that no longer resists collisions.
+    #[error("the attestation key's Name is a {hash} digest; only sha256, sha384 and sha512 are accepted")]
+    NameAlgorithm {
+        /// The hash of the Name.
+        hash: HashAlgorithm,
+    },
     /// The modulus is too short.
     #[error("the attestation key is RSA with {bits} bits, at least 2048 are demanded")]
     RsaTooShort {
@@ -127,12 +133,15 @@ impl TryFrom<Public> for AkPublic {
         if public.object_attributes.contains(ObjectAttributes::DECRYPT) {
             return Err(AkError::Decrypt);
         }
+        if !is_strong(public.name_alg) {
+            return Err(AkError::NameAlgorithm { hash: public.name_alg });
+        }
         let KeyScheme { scheme, hash } = public.scheme.ok_or(AkError::NoScheme)?;
         // The decoder has seen to it that the scheme is one of the key's family.
         if !matches!(scheme, SignatureScheme::RsaSsa | SignatureScheme::EcDsa) {
             return Err(AkError::Scheme { scheme });
         }
-        if !matches!(hash, HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512) {
+        if !is_strong(hash) {
             return Err(AkError::Hash { hash });
         }
         let key = match &public.key {
@@ -141,6 +150,11 @@ impl TryFrom<Public> for AkPublic {
         };
         Ok(Self { public, scheme, hash, key })
     }
+}
+
+/// Whether a hash still resists collisions, and can be computed here.
+fn is_strong(hash: HashAlgorithm) -> bool {
+    matches!(hash, HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512)
 }
 
 fn rsa_key(exponent: u32, modulus: &[u8]) -> Result<AkKey, AkError> {

@@ -3,7 +3,7 @@
 
 use tpm_wire::attest::Attest;
 use tpm_wire::hash::HashAlgorithm::{Sha256, Sha384};
-use tpm_wire::pcr::{PcrMask, PcrValues};
+use tpm_wire::pcr::{NODE_KEY_PCR, PcrMask, PcrValues};
 use tpm_wire::public::{AkError, AkPublic, Public, ek_hash};
 use tpm_wire::quote::QuoteString;
 use tpm_wire::verify::{VerifyError, verify_quote};
@@ -23,7 +23,7 @@ fn quotes_verify() {
         let verified = verify_quote(&quote, &recorded.ak(), recorded.nonce, Sha256).unwrap();
         assert_eq!(verified.pcrs.mask(), PcrMask::from_bits(mask).unwrap());
         assert_eq!(verified.pcrs.get(16), Some(extended(b"node-key").as_slice()));
-        assert!(verified.includes_node_key_pcr());
+        assert!(verified.pcrs.mask().contains(NODE_KEY_PCR));
         assert!(verified.clock_info.clock > 0);
         assert_eq!(verified.qualified_signer.len(), 34);
     }

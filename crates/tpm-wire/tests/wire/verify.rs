@@ -3,7 +3,7 @@
 
 use aws_lc_rs::signature::RSA_PSS_SHA256;
 use tpm_wire::hash::HashAlgorithm::{self, Sha1, Sha256, Sha384, Sha512, Sm3_256};
-use tpm_wire::pcr::PcrValues;
+use tpm_wire::pcr::{NODE_KEY_PCR, PcrValues};
 use tpm_wire::public::AkPublic;
 use tpm_wire::quote::QuoteString;
 use tpm_wire::verify::{VerifiedQuote, VerifyError, verify_quote};
@@ -34,14 +34,14 @@ fn good() -> QuoteString {
 fn a_good_quote_is_reported() {
     let verified = check(&good()).unwrap();
     assert_eq!(verified.pcrs, values());
-    assert!(verified.includes_node_key_pcr());
+    assert!(verified.pcrs.mask().contains(NODE_KEY_PCR));
     assert_eq!(verified.clock_info.clock, 1234);
     assert_eq!(verified.firmware_version, 0x2019_1023_0016_3636);
     assert_eq!(verified.qualified_signer, [0x0b; 34]);
 
     let others = pcr_values(Sha256, &[0, 7]);
     let verified = check(&signed(&Attest::of(&others), &others.encode_blob())).unwrap();
-    assert!(!verified.includes_node_key_pcr());
+    assert!(!verified.pcrs.mask().contains(NODE_KEY_PCR));
 }
 
 #[test]

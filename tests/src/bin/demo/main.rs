@@ -12,10 +12,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use e2e::{Host, LIMIT, WATCHED_PCR, keylime_options, our_agent};
-use test_support::keylime::Server;
-use test_support::process::Part;
 use test_support::spire::SpireBinaries;
-use test_support::{KeylimeServers, Swtpm, SwtpmOptions, process};
+use test_support::{KeylimeServers, SpireServer, Swtpm, SwtpmOptions};
 
 use crate::steps::Steps;
 
@@ -23,16 +21,13 @@ use crate::steps::Steps;
 #[derive(Debug, Parser)]
 #[command(name = "demo", version)]
 struct Arguments {
-    /// Leave everything running at the end, and say how to look at it and how to end it.
+    /// Leave everything running at the end, say how to look at it, and wait for Ctrl-C.
     #[arg(long)]
     keep: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.keep {
-        process::outlive_this_process();
-    }
     match show(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,43 +67,43 @@ fn show(arguments: &Arguments) -> Result<()> {
         Ok(((), "state 3, Get Quote; it asks again every 2 s".to_owned()))
     })?;
 
-    let mut host = host;
-    let mut sessions = Vec::new();
     match spire {
-        Ok(_) => sessions.extend(real_spire::show(&mut steps, &host, arguments.keep)?),
+        Ok(_) => real_spire::show(&mut steps, &host, |server| keep(arguments, &host, Some(server))),
         Err(why) => {
             println!("    SPIRE is not here ({why}): the built-in plugin host stands in for it.");
             built_in_host::show(&mut steps, &host)?;
+            keep(arguments, &host, None);
+            Ok(())
         }
     }
-    if arguments.keep {
-        sessions.extend(how_to_poke(&mut host));
-        let sessions: Vec<_> = sessions.iter().map(u32::to_string).collect();
-        println!(
-            "\n  To end it all:         pkill -s {}; rm -rf {}",
-            sessions.join(","),
-            std::env::temp_dir().display()
-        );
-        std::mem::forget(host);
-    }
-    Ok(())
 }
 
-/// Says how to look at what is left running, and answers the sessions of its processes.
-fn how_to_poke(host: &mut Host) -> Vec<u32> {
+/// With `--keep`, says how to look at what is running, and waits until Ctrl-C ends this process and all of that.
+fn keep(arguments: &Arguments, host: &Host, server: Option<&SpireServer>) {
+    if !arguments.keep {
+        return;
+    }
+    if let Some(server) = server {
+        println!(
+            "\n  SPIRE's agents:        spire-server agent list -socketPath {}\
+             \n  SPIRE server's log:    less {}/server.log",
+            server.socket.display(),
+            server.folder().display()
+        );
+    }
     let tls = host.servers.cv_ca.display();
     println!(
-        "\n  Everything is left running.\n\
-         \n  The TPM:               TPM2TOOLS_TCTI={tcti} tpm2_pcrread sha256:{WATCHED_PCR}\
+        "\n  The TPM:               TPM2TOOLS_TCTI={tcti} tpm2_pcrread sha256:{WATCHED_PCR}\
          \n  The verifier's record: curl -s --cacert {tls}/cacert.crt --cert {tls}/client-cert.crt \\\
          \n                           --key {tls}/client-private.pem https://127.0.0.1:{verifier}/v2.5/agents/{id}\
-         \n  keylime_agent's log:   less {agent}/agent.log",
+         \n  keylime_agent's log:   less {agent}/agent.log\
+         \n\n  Everything is left running; Ctrl-C ends it and removes its folders.",
         tcti = host.tpm.tcti,
         verifier = host.servers.verifier_port,
         id = host.id,
         agent = host.agent.scratch().display(),
     );
-    let parts = [host.tpm.part().map(Part::pid), Some(host.agent.part().pid())];
-    let servers = [Server::Verifier, Server::Registrar].map(|server| host.servers.part(server).map(|part| part.pid()));
-    parts.into_iter().chain(servers).flatten().collect()
+    loop {
+        std::thread::park();
+    }
 }

@@ -9,10 +9,10 @@ use crate::steps::Steps;
 
 const WORKLOAD: &str = "spiffe://tower.example/demo-workload";
 
-/// Shows it; answers the sessions of the processes that are kept.
-pub(crate) fn show(steps: &mut Steps, host: &Host, keep: bool) -> Result<Vec<u32>> {
+/// Shows it, and calls `at_the_end` while everything still runs.
+pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&SpireServer)) -> Result<()> {
     let options = SpireServerOptions::new(host.server_plugin()?);
-    let mut server = steps.run("SPIRE server loaded keylime-attestor-server, pinned by its SHA-256", || {
+    let server = steps.run("SPIRE server loaded keylime-attestor-server, pinned by its SHA-256", || {
         let validated = SpireServer::validate(&options)?;
         let said = String::from_utf8_lossy(&validated.stdout).trim().to_owned();
         ensure!(validated.status.success(), "spire-server validate: {said}");
@@ -40,17 +40,8 @@ pub(crate) fn show(steps: &mut Steps, host: &Host, keep: bool) -> Result<Vec<u32
         agent.wipe_and_restart()?;
         Ok(((), agent.refused(LIMIT)?))
     })?;
-    if keep {
-        println!(
-            "\n  SPIRE's agents:        spire-server agent list -socketPath {}\n  SPIRE server's log:    less {}/server.log",
-            server.socket.display(),
-            server.folder().display()
-        );
-        let sessions = vec![server.part().pid(), agent.part().pid()];
-        std::mem::forget((server, agent));
-        return Ok(sessions);
-    }
-    Ok(Vec::new())
+    at_the_end(&server);
+    Ok(())
 }
 
 /// Changes the watched PCR, and waits until the verifier has seen it.
