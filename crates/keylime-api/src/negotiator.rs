@@ -37,6 +37,11 @@ impl Negotiator {
         self.known.store(number, Ordering::Relaxed);
     }
 
+    /// Makes the next call ask anew.
+    pub(crate) fn forget(&self) {
+        self.known.store(0, Ordering::Relaxed);
+    }
+
     /// The version to use, asked for if it is not known.
     pub(crate) async fn version(&self, http: &Http) -> Result<ApiVersion, ClientError> {
         if let Some(version) = self.known() {

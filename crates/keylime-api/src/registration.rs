@@ -102,11 +102,25 @@ impl RegistrationClient {
     /// # Errors
     /// The registrar cannot be reached or has no version in common.
     pub async fn version(&self) -> Result<Option<ApiVersion>, ClientError> {
+        self.http.within(|| "GET /version".to_owned(), self.version_if_told()).await
+    }
+
+    async fn version_if_told(&self) -> Result<Option<ApiVersion>, ClientError> {
         match self.versions.version(&self.http).await {
             Ok(version) => Ok(Some(version)),
             Err(error) if lacks_version_route(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// As [`RegistrationClient::version`], but always asked anew: whether the registrar is there
+    /// now, and what it speaks after a change of its version.
+    ///
+    /// # Errors
+    /// The registrar cannot be reached or has no version in common.
+    pub async fn ask_version(&self) -> Result<Option<ApiVersion>, ClientError> {
+        self.versions.forget();
+        self.version().await
     }
 
     /// `POST /v2.N/agents/{id}`: registers, and receives the credential to activate. The record is
@@ -118,7 +132,11 @@ impl RegistrationClient {
     /// The rest by [`ClientError::is_transient`].
     pub async fn register(&self, id: &AgentId, registration: &Registration) -> Result<CredentialBlob, ClientError> {
         let json = json(registration);
-        if let Some(version) = self.version().await? {
+        self.http.within(|| format!("POST /agents/{id}"), self.register_somehow(id, json)).await
+    }
+
+    async fn register_somehow(&self, id: &AgentId, json: Vec<u8>) -> Result<CredentialBlob, ClientError> {
+        if let Some(version) = self.version_if_told().await? {
             return self.register_with(version, id, json).await;
         }
         let mut versions = self.versions.enabled().to_vec();
@@ -160,9 +178,13 @@ impl RegistrationClient {
     /// A status 400 says that the proof is wrong; the registrar then deletes the record, so the
     /// way on is to register again. [`ClientError::NotFound`]: there is no such record.
     pub async fn activate(&self, id: &AgentId, auth_tag: &str) -> Result<(), ClientError> {
-        let version = self.versions.version(&self.http).await?;
-        let target = Target::from(format!("/v{version}/agents/{id}/activate"));
-        self.http.send_json(Method::PUT, &target, json(&Activation { auth_tag })).await?;
+        let json = json(&Activation { auth_tag });
+        let call = async {
+            let version = self.versions.version(&self.http).await?;
+            let target = Target::from(format!("/v{version}/agents/{id}/activate"));
+            self.http.send_json(Method::PUT, &target, json).await
+        };
+        self.http.within(|| format!("PUT /agents/{id}/activate"), call).await?;
         Ok(())
     }
 }
@@ -170,8 +192,7 @@ impl RegistrationClient {
 /// Registrars before Keylime 7.12 have no `/version`.
 fn lacks_version_route(error: &ClientError) -> bool {
     match error {
-        ClientError::NotFound { .. } => true,
-        ClientError::Status { code, .. } => matches!(code, 400 | 405 | 501),
+        ClientError::Status { code, .. } => matches!(code, 400 | 404 | 405 | 501),
         _ => false,
     }
 }

@@ -75,6 +75,21 @@ async fn only_enabled_versions_are_used() {
 }
 
 #[tokio::test]
+async fn asking_anew_finds_a_changed_registrar() {
+    let asked = std::sync::atomic::AtomicU8::new(0);
+    let (_server, client) = plain(move |_| match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        0 => versions(&["2.5"]),
+        1 => versions(&["2.6"]),
+        _ => error(404, "Not Found"),
+    })
+    .await;
+    assert_eq!(client.version().await.unwrap(), Some(ApiVersion::new(2, 5)));
+    assert_eq!(client.version().await.unwrap(), Some(ApiVersion::new(2, 5)));
+    assert_eq!(client.ask_version().await.unwrap(), Some(ApiVersion::new(2, 6)));
+    assert_eq!(client.ask_version().await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn an_old_registrar_is_tried_from_the_newest_version_down() {
     let (server, client) = plain(|request| match request {
         "GET /version" => error(404, "Not Found"),
