@@ -40,14 +40,10 @@ impl AgentId {
         &self.0
     }
 
-    /// A UUID with dashes, as Keylime's samples use.
-    pub fn is_uuid(&self) -> bool {
-        self.0.len() == 36 && uuid::Uuid::try_parse(&self.0).is_ok()
-    }
-
-    /// 64 lower-case hex digits, the form of an EK hash (SHA-256 over the EK's PEM text).
+    /// 64 hex digits, the form of an EK hash (SHA-256 over the EK's PEM text). Keylime writes the
+    /// hash in lower case; an id in upper case has the form and equals no hash.
     pub fn is_ek_hash(&self) -> bool {
-        self.0.len() == 64 && self.0.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        self.0.len() == 64 && self.0.bytes().all(|b| b.is_ascii_hexdigit())
     }
 }
 
@@ -129,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_two_usual_forms() {
+    fn knows_the_form_of_an_ek_hash() {
         let id = |text: &str| text.parse::<AgentId>().unwrap();
-        assert!(id("d432fbb3-d2f1-4a97-9ef7-75bd81c00000").is_uuid());
-        assert!(!id("d432fbb3d2f14a979ef775bd81c00000").is_uuid());
         assert!(id(&"0f".repeat(32)).is_ek_hash());
-        assert!(!id(&"0F".repeat(32)).is_ek_hash());
+        assert!(id(&"0F".repeat(32)).is_ek_hash());
+        assert!(id(&"0fA9".repeat(16)).is_ek_hash());
         assert!(!id(&"0g".repeat(32)).is_ek_hash());
         assert!(!id(&"0f".repeat(31)).is_ek_hash());
+        assert!(!id("d432fbb3-d2f1-4a97-9ef7-75bd81c00000").is_ek_hash());
     }
 }

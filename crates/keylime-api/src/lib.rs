@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Keylime's REST API: types, versions, operational states and clients.
 //!
-//! Written against Keylime 7.14 (API 2.1 to 2.6, pull model). The clients share their conduct: one
-//! pooled connection, a connect and a total time-out for every call, no redirects, no proxies,
-//! bounded bodies read piece by piece, and answers taken apart member by member so that a message
-//! can name what was wrong. The API version is negotiated once per client and kept; a first call
-//! costs two requests, every later one costs one.
+//! Written against Keylime 7.14 (API 2.1 to 2.6, pull model). The clients share their conduct: a
+//! small pool of connections, a bound on the requests in flight, a time-out for connecting and one
+//! for the whole call with all that it waits for, no redirects, no proxies, bounded bodies read
+//! piece by piece, and answers taken apart member by member so that a message can name what was
+//! wrong. The API version is negotiated once per client and kept; a first call costs two requests,
+//! every later one costs one.
 
 pub mod agent;
 pub mod client;
 pub mod credential;
-pub mod envelope;
 mod host_port;
 mod http;
 mod id;
