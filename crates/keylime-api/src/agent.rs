@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
 use tls::rustls::ClientConfig;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
@@ -13,7 +12,7 @@ use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
 use crate::http::{self, Http, Target};
 use crate::id::AgentId;
-use crate::members::{BodyError, Members, clean};
+use crate::members::{BodyError, Members};
 use crate::negotiator::Negotiator;
 use crate::version::{ApiVersion, SUPPORTED};
 
@@ -29,43 +28,22 @@ pub enum Transport {
     UnixSocket(PathBuf),
 }
 
-/// Results of `GET /version` of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct AgentVersions {
-    /// The newest enabled version; all that old servers read.
-    pub supported_version: ApiVersion,
-    /// All enabled versions, ascending.
-    pub supported_versions: Vec<ApiVersion>,
-}
-
-/// Results of `GET /v2.N/agent/info`, from API 2.2 on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What counts of `GET /v2.N/agent/info`, from API 2.2 on.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentInfo {
     /// The id the agent is registered under.
     pub agent_uuid: AgentId,
     /// Bank of its quotes and hash of its AK's scheme.
     pub tpm_hash_alg: HashAlgorithm,
-    /// Key type of EK and AK, by the names of the API version.
-    pub tpm_enc_alg: Option<String>,
-    /// Signature scheme of the AK.
-    pub tpm_sign_alg: Option<String>,
 }
 
-/// Results of `GET /v2.N/quotes/identity`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What counts of `GET /v2.N/quotes/identity`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdentityQuote {
     /// `r<attest>:<signature>:<PCR blob>`, each in base64. Not looked into here.
     pub quote: String,
-    /// Bank of the quote.
-    pub hash_alg: Option<HashAlgorithm>,
-    /// Key type of the AK.
-    pub enc_alg: Option<String>,
-    /// Signature scheme of the AK.
-    pub sign_alg: Option<String>,
-    /// PEM text of the node key.
-    pub pubkey: Option<String>,
 }
 
 /// Client of one Keylime agent; share it, it keeps its connections.
@@ -96,7 +74,7 @@ impl AgentClient {
     /// # Errors
     /// The agent cannot be reached or has no version in common; later calls try again.
     pub async fn version(&self) -> Result<ApiVersion, ClientError> {
-        self.versions.version(&self.http).await
+        self.http.within(|| "GET /version".to_owned(), self.versions.version(&self.http)).await
     }
 
     /// `GET /v2.N/agent/info`: who the agent is.
@@ -104,9 +82,10 @@ impl AgentClient {
     /// # Errors
     /// See [`ClientError`].
     pub async fn info(&self) -> Result<AgentInfo, ClientError> {
+        let call = || "GET /agent/info".to_owned();
         let path = |version: ApiVersion| Target::from(format!("/v{version}/agent/info"));
-        let answer = self.versions.get(&self.http, path).await?;
-        self.http.decode(|| "GET /agent/info".to_owned(), &answer, read_info)
+        let answer = self.http.within(call, self.versions.get(&self.http, path)).await?;
+        self.http.decode(call, &answer, read_info)
     }
 
     /// `GET /v2.N/quotes/identity`: a fresh quote over `nonce`, of PCR 16 only.
@@ -118,28 +97,18 @@ impl AgentClient {
             path: format!("/v{version}/quotes/identity"),
             query: Some(format!("nonce={}", nonce.as_str())),
         };
-        let answer = self.versions.get(&self.http, target).await?;
-        self.http.decode(|| "GET /quotes/identity".to_owned(), &answer, read_quote)
+        let call = || "GET /quotes/identity".to_owned();
+        let answer = self.http.within(call, self.versions.get(&self.http, target)).await?;
+        self.http.decode(call, &answer, read_quote)
     }
 }
 
 fn read_info(m: &Members) -> Result<AgentInfo, BodyError> {
-    Ok(AgentInfo {
-        agent_uuid: m.required("agent_uuid")?,
-        tpm_hash_alg: m.required("tpm_hash_alg")?,
-        tpm_enc_alg: m.text("tpm_enc_alg")?.map(|text| clean(text, 32)),
-        tpm_sign_alg: m.text("tpm_sign_alg")?.map(|text| clean(text, 32)),
-    })
+    Ok(AgentInfo { agent_uuid: m.required("agent_uuid")?, tpm_hash_alg: m.required("tpm_hash_alg")? })
 }
 
 fn read_quote(m: &Members) -> Result<IdentityQuote, BodyError> {
-    Ok(IdentityQuote {
-        quote: m.required_text("quote")?.to_owned(),
-        hash_alg: m.parsed("hash_alg")?,
-        enc_alg: m.text("enc_alg")?.map(|text| clean(text, 32)),
-        sign_alg: m.text("sign_alg")?.map(|text| clean(text, 32)),
-        pubkey: m.text("pubkey")?.map(str::to_owned),
-    })
+    Ok(IdentityQuote { quote: m.required_text("quote")?.to_owned() })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What all clients share: limits and errors
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::members::BodyError;
@@ -10,22 +11,17 @@ use crate::members::BodyError;
 pub struct HttpSettings {
     /// Longest time for name lookup, TCP connect and TLS handshake together.
     pub connect_timeout: Duration,
-    /// Longest time for a whole call, connecting and the body included.
+    /// Longest time for a whole call of a client: waiting for its turn, negotiating the API
+    /// version, connecting, asking once more and the body, all together.
     pub total_timeout: Duration,
     /// Largest body accepted, in bytes.
     pub max_body: usize,
 }
 
-impl Default for HttpSettings {
-    /// 2 s to connect, 5 s in all, 1 MiB.
-    fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(2), total_timeout: Duration::from_secs(5), max_body: 1 << 20 }
-    }
-}
-
 /// Why a call to a Keylime service failed. `peer` names the service and its address, `call` the
-/// method and path without the query.
-#[derive(Debug, thiserror::Error)]
+/// method and path without the query. Clones share the HTTP library's error: several calls can fail
+/// on one answer.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
     /// No connection: refused, unreachable, or no such host.
@@ -36,7 +32,7 @@ pub enum ClientError {
         /// The system's reason.
         detail: String,
         /// The HTTP library's error.
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
     /// No connection in time.
     #[error("cannot connect to {peer} within {} s", limit.as_secs_f64())]
@@ -64,7 +60,7 @@ pub enum ClientError {
         /// What is wrong and on which side.
         explanation: String,
         /// The HTTP library's error.
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
     /// The connection ended in mid-answer, or what came is not HTTP.
     #[error("the connection to {peer} broke during {call}: {detail}")]
@@ -76,9 +72,10 @@ pub enum ClientError {
         /// The system's reason.
         detail: String,
         /// The HTTP library's error.
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
-    /// 404: the service does not know what was asked for.
+    /// 404 in Keylime's own words: the service does not know what was asked for. A 404 of anything
+    /// else (a proxy, another service) is [`ClientError::Status`].
     #[error("{peer} does not know what {call} asks for: {text}")]
     NotFound {
         /// The service.
@@ -151,6 +148,14 @@ pub enum ClientError {
         /// The call.
         call: String,
     },
+    /// An answer of a cache (it has an `Age` header), whose `Date` is as old as the record in it.
+    #[error("{peer} answered {call} from a cache (Age header), so the age of its record cannot be told")]
+    Cached {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+    },
     /// No API version in common.
     #[error("no API version in common with {peer}: it speaks {theirs}, this side {ours}")]
     NoCommonVersion {
@@ -171,7 +176,7 @@ pub enum ClientError {
     #[error("the HTTP client cannot be set up")]
     Setup {
         /// The HTTP library's error.
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
 }
 
@@ -193,7 +198,7 @@ impl ClientError {
         matches!(self, Self::ConnectTimeout { .. } | Self::Timeout { .. })
     }
 
-    /// The service does not know what was asked for.
+    /// The service, as Keylime, says that it does not know what was asked for.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
@@ -211,7 +216,7 @@ impl ClientError {
     pub(crate) fn is_about_version(&self) -> bool {
         match self {
             Self::Status { code: 400, text, .. } => text.to_ascii_lowercase().contains("api version not supported"),
-            Self::NotFound { text, .. } => text == "Not Found",
+            Self::NotFound { text, .. } | Self::Status { code: 404, text, .. } => text == "Not Found",
             _ => false,
         }
     }

@@ -2,13 +2,16 @@
 //! One call: request, bounded answer, errors told apart
 
 use std::error::Error as StdError;
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, redirect};
+use serde_json::Value;
 use tls::rustls::ClientConfig;
+use tokio::sync::Semaphore;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
@@ -19,6 +22,12 @@ const MAX_TEXT: usize = 300;
 
 /// Idle connections are kept this long. SPIRE agents re-attest about every half hour.
 const POOL_IDLE: Duration = Duration::from_secs(40 * 60);
+
+/// Idle connections kept.
+const MAX_IDLE: usize = 8;
+
+/// Requests on their way to the peer at once, thus connections too; the others wait.
+const MAX_IN_FLIGHT: usize = 32;
 
 /// How a peer is reached.
 pub(crate) enum Transport<'a> {
@@ -34,11 +43,15 @@ pub(crate) struct Http {
     base: String,
     peer: String,
     settings: HttpSettings,
+    /// One permit per request in flight.
+    slots: Semaphore,
 }
 
 /// A 200 answer.
 pub(crate) struct Answer {
     pub(crate) date: Option<SystemTime>,
+    /// It comes from a cache, so `date` is when the cache got it.
+    pub(crate) cached: bool,
     content_type: String,
     body: Vec<u8>,
 }
@@ -64,8 +77,8 @@ impl Http {
             .referer(false)
             .tcp_nodelay(true)
             .pool_idle_timeout(POOL_IDLE)
-            .connect_timeout(settings.connect_timeout)
-            .timeout(settings.total_timeout);
+            .pool_max_idle_per_host(MAX_IDLE)
+            .connect_timeout(settings.connect_timeout);
         // The library builds TLS settings of its own unless it is given some, plain HTTP or not.
         let (builder, tls, base, peer) = match transport {
             Transport::Tls(at, config) => {
@@ -86,12 +99,26 @@ impl Http {
         let client = builder
             .tls_backend_preconfigured(ClientConfig::clone(&tls))
             .build()
-            .map_err(|source| ClientError::Setup { source })?;
-        Ok(Self { client, base, peer, settings })
+            .map_err(|source| ClientError::Setup { source: Arc::new(source) })?;
+        Ok(Self { client, base, peer, settings, slots: Semaphore::new(MAX_IN_FLIGHT) })
     }
 
     pub(crate) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// Runs one call of a client, which `name` names, within the one limit for all that it does:
+    /// waiting for others, negotiating, asking once more. Nothing below this has a limit of its own
+    /// but connecting.
+    pub(crate) async fn within<T>(
+        &self,
+        name: impl FnOnce() -> String,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let limit = self.settings.total_timeout;
+        tokio::time::timeout(limit, call)
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Timeout { peer: self.peer.clone(), call: name(), limit }))
     }
 
     /// GET. Tried once more at once if the connection breaks: a connection kept for long may have
@@ -121,6 +148,7 @@ impl Http {
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json);
         }
+        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let response = request.send().await.map_err(|e| self.failed(&call, e))?;
         let status = response.status();
         if status.is_redirection() {
@@ -132,12 +160,14 @@ impl Http {
         let content_type = clean(content_type, 60);
         if status != StatusCode::OK {
             // The status decides; a body that cannot be had only leaves the message without text.
-            let text = self.body(&call, response).await.ok().and_then(|b| status_text(&b));
-            return Err(self.refused(call, status, text, &headers));
+            let body = self.body(&call, response).await.ok();
+            let body = body.and_then(|body| serde_json::from_slice(&body).ok());
+            return Err(self.refused(call, status, body, &headers));
         }
         let date = header(&headers, DATE.as_str()).and_then(|d| httpdate::parse_http_date(d).ok());
+        let cached = headers.contains_key(AGE);
         let body = self.body(&call, response).await?;
-        Ok(Answer { date, content_type, body })
+        Ok(Answer { date, cached, content_type, body })
     }
 
     async fn body(&self, call: &str, mut response: Response) -> Result<Vec<u8>, ClientError> {
@@ -157,11 +187,13 @@ impl Http {
         Ok(body)
     }
 
-    fn refused(&self, call: String, status: StatusCode, text: Option<String>, headers: &HeaderMap) -> ClientError {
+    fn refused(&self, call: String, status: StatusCode, body: Option<Value>, headers: &HeaderMap) -> ClientError {
         let peer = self.peer.clone();
+        let from_keylime = body.as_ref().is_some_and(is_envelope);
+        let text = body.as_ref().and_then(status_text);
         let text = text.unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
         match status {
-            StatusCode::NOT_FOUND => ClientError::NotFound { peer, call, text },
+            StatusCode::NOT_FOUND if from_keylime => ClientError::NotFound { peer, call, text },
             StatusCode::FORBIDDEN => ClientError::Forbidden { peer, call, text },
             _ => {
                 let retry_after = header(headers, RETRY_AFTER.as_str()).and_then(retry_after);
@@ -176,15 +208,15 @@ impl Http {
         let source = error.without_url();
         let (peer, call) = (self.peer.clone(), call.to_owned());
         if let Some(explanation) = tls::explain_source(&source) {
-            ClientError::Tls { peer, explanation, source }
+            ClientError::Tls { peer, explanation, source: Arc::new(source) }
         } else if source.is_timeout() && source.is_connect() {
             ClientError::ConnectTimeout { peer, limit: self.settings.connect_timeout }
         } else if source.is_timeout() {
             ClientError::Timeout { peer, call, limit: self.settings.total_timeout }
         } else if source.is_connect() {
-            ClientError::Connect { peer, detail: innermost(&source), source }
+            ClientError::Connect { peer, detail: innermost(&source), source: Arc::new(source) }
         } else {
-            ClientError::Interrupted { peer, call, detail: innermost(&source), source }
+            ClientError::Interrupted { peer, call, detail: innermost(&source), source: Arc::new(source) }
         }
     }
 
@@ -213,13 +245,18 @@ fn retry_after(text: &str) -> Option<Duration> {
     httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()
 }
 
+/// The 2.x envelope, which no other service uses: `code` is a number, `status` a text.
+fn is_envelope(body: &Value) -> bool {
+    let member = |name| body.get(name);
+    member("code").is_some_and(Value::is_u64) && member("status").is_some_and(Value::is_string)
+}
+
 /// The message of an error answer: `status` of the 2.x envelope, or the first `title` and `detail`
 /// of the 3.x form, which access checks use for every version.
-fn status_text(body: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let text = |v: &serde_json::Value, name: &str| v.get(name)?.as_str().map(str::to_owned);
-    let text = text(&value, "status").or_else(|| {
-        let first = value.get("errors")?.get(0)?;
+fn status_text(body: &Value) -> Option<String> {
+    let text = |v: &Value, name: &str| v.get(name)?.as_str().map(str::to_owned);
+    let text = text(body, "status").or_else(|| {
+        let first = body.get("errors")?.get(0)?;
         let parts: Vec<_> = ["title", "detail"].iter().filter_map(|n| text(first, n)).collect();
         (!parts.is_empty()).then(|| parts.join(": "))
     })?;

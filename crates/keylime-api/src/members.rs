@@ -75,6 +75,11 @@ impl Members {
         self.get(member).map(|v| v.as_str().ok_or_else(|| wrong_type(member, "text", v))).transpose()
     }
 
+    /// Text of a member that decides nothing; none if it is anything else.
+    pub(crate) fn any_text(&self, member: &str) -> Option<&str> {
+        self.0.get(member)?.as_str()
+    }
+
     /// Text that must be there.
     pub(crate) fn required_text(&self, member: &'static str) -> Result<&str, BodyError> {
         self.text(member)?.ok_or(BodyError::Missing { member })
@@ -107,11 +112,6 @@ impl Members {
     /// Whole number from 0; none if absent or null.
     pub(crate) fn unsigned(&self, member: &'static str) -> Result<Option<u64>, BodyError> {
         self.get(member).map(|v| v.as_u64().ok_or_else(|| wrong_type(member, "a whole number from 0", v))).transpose()
-    }
-
-    /// A port; none if absent or null. Keylime's database lets any number in.
-    pub(crate) fn port(&self, member: &'static str) -> Result<Option<u16>, BodyError> {
-        self.unsigned(member)?.map(|n| u16::try_from(n).map_err(|_| unusable(member, "it is above 65535"))).transpose()
     }
 
     /// Bytes in base64; none if absent, null or empty.
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn names_the_member_that_is_wrong() {
         let m = open(
-            r#"{"results": {"n": "3", "neg": -1, "big": 1e30, "t": 3, "b": "*", "p": 65536,
+            r#"{"results": {"n": "3", "neg": -1, "big": 1e30, "t": 3, "b": "*",
                 "l": ["a", 1], "v": "2.x", "nul": null}}"#,
         )
         .unwrap();
@@ -193,7 +193,6 @@ mod tests {
         assert_eq!(text(m.integer("big").unwrap_err()), "its \"big\" is another number, not a whole number");
         assert_eq!(text(m.text("t").unwrap_err()), "its \"t\" is another number, not text");
         assert_eq!(text(m.bytes("b").unwrap_err()), "its \"b\" is unusable: it is not base64");
-        assert_eq!(text(m.port("p").unwrap_err()), "its \"p\" is unusable: it is above 65535");
         assert_eq!(text(m.texts("l").unwrap_err()), "its \"l\" is another number, not a list of texts");
         assert_eq!(
             text(m.required::<crate::version::ApiVersion>("v").unwrap_err()),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API version of a peer: asked for once, and anew when the peer has changed
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use crate::client::ClientError;
 use crate::http::{Answer, Http, Target};
@@ -14,13 +14,15 @@ pub(crate) struct Negotiator {
     enabled: Vec<ApiVersion>,
     /// Major and minor in one number; 0 is none yet.
     known: AtomicU16,
-    /// Held while asking, so that many first calls ask once.
-    asking: tokio::sync::Mutex<()>,
+    /// Held while asking, so that many first calls ask once; how the last ask ended.
+    asking: tokio::sync::Mutex<Option<Result<ApiVersion, ClientError>>>,
+    /// Number of asks that ended.
+    asked: AtomicU64,
 }
 
 impl Negotiator {
     pub(crate) fn new(enabled: Vec<ApiVersion>) -> Self {
-        Self { enabled, known: AtomicU16::new(0), asking: tokio::sync::Mutex::new(()) }
+        Self { enabled, known: AtomicU16::new(0), asking: tokio::sync::Mutex::new(None), asked: AtomicU64::new(0) }
     }
 
     pub(crate) fn enabled(&self) -> &[ApiVersion] {
@@ -44,29 +46,41 @@ impl Negotiator {
 
     /// The version to use, asked for if it is not known.
     pub(crate) async fn version(&self, http: &Http) -> Result<ApiVersion, ClientError> {
-        if let Some(version) = self.known() {
-            return Ok(version);
-        }
-        let _asking = self.asking.lock().await;
-        match self.known() {
-            Some(version) => Ok(version),
-            None => self.ask(http).await,
-        }
+        self.agreed(http, None).await
     }
 
-    /// Asks anew, unless another call just did so and `refused` is no longer the version in use.
-    async fn renew(&self, http: &Http, refused: ApiVersion) -> Result<ApiVersion, ClientError> {
-        let _asking = self.asking.lock().await;
-        match self.known() {
-            Some(version) if version != refused => Ok(version),
-            _ => self.ask(http).await,
+    /// The known version unless it is the `refused` one, else what an ask gives. A call that waits
+    /// while another one asks takes over how that ends, also badly: else each of many calls to a
+    /// peer that is down would wait for all before it.
+    async fn agreed(&self, http: &Http, refused: Option<ApiVersion>) -> Result<ApiVersion, ClientError> {
+        let usable = || self.known().filter(|version| Some(*version) != refused);
+        if let Some(version) = usable() {
+            return Ok(version);
         }
+        let before = self.asked.load(Ordering::Relaxed);
+        let mut last = self.asking.lock().await;
+        if let Some(version) = usable() {
+            return Ok(version);
+        }
+        if self.asked.load(Ordering::Relaxed) != before
+            && let Some(outcome) = &*last
+        {
+            return outcome.clone();
+        }
+        let outcome = self.ask(http).await;
+        *last = Some(outcome.clone());
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        outcome
     }
 
     async fn ask(&self, http: &Http) -> Result<ApiVersion, ClientError> {
         let target = Target::from("/version".to_owned());
         let answer = http.get(&target).await.map_err(|e| match e {
             ClientError::Status { peer, code: 410, .. } => ClientError::PushModel { peer },
+            // Callers take "not found" for the answer to what they asked for.
+            ClientError::NotFound { peer, call, text } => {
+                ClientError::Status { peer, call, code: 404, text, retry_after: None }
+            }
             other => other,
         })?;
         let offered = http.decode(|| "GET /version".to_owned(), &answer, offered_versions)?;
@@ -85,7 +99,7 @@ impl Negotiator {
     pub(crate) async fn get(&self, http: &Http, target: impl Fn(ApiVersion) -> Target) -> Result<Answer, ClientError> {
         let version = self.version(http).await?;
         match http.get(&target(version)).await {
-            Err(error) if error.is_about_version() => match self.renew(http, version).await? {
+            Err(error) if error.is_about_version() => match self.agreed(http, Some(version)).await? {
                 same if same == version => Err(error),
                 other => http.get(&target(other)).await,
             },

@@ -9,12 +9,12 @@ use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
 use crate::http::{Http, Target, Transport};
 use crate::id::AgentId;
-use crate::members::{BodyError, Members, clean};
+use crate::members::{BodyError, Members};
 use crate::negotiator::Negotiator;
 use crate::version::{ApiVersion, SUPPORTED};
 
-/// The registrar's record of an activated agent: EK and AK were proven to sit in one TPM. The
-/// EK's certificate was not checked by the registrar.
+/// What counts of the registrar's record of an activated agent: EK and AK were proven to sit in one
+/// TPM. The EK's certificate was not checked by the registrar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistrarAgent {
@@ -22,16 +22,6 @@ pub struct RegistrarAgent {
     pub aik_tpm: Vec<u8>,
     /// The EK as TPM2B_PUBLIC; absent where the agent is identified by IDevID alone.
     pub ek_tpm: Option<Vec<u8>>,
-    /// The EK certificate in DER.
-    pub ekcert: Option<Vec<u8>>,
-    /// The certificate of the agent's own server in PEM, or the word `disabled`.
-    pub mtls_cert: Option<String>,
-    /// Contact address the agent gave.
-    pub ip: Option<String>,
-    /// Contact port the agent gave.
-    pub port: Option<u16>,
-    /// Accepted registrations under this id.
-    pub regcount: Option<u64>,
 }
 
 /// Client of one registrar; share it, it keeps its connections. It needs an administrator's
@@ -60,7 +50,7 @@ impl RegistrarClient {
     /// # Errors
     /// The registrar cannot be reached or has no version in common; later calls try again.
     pub async fn warm_up(&self) -> Result<ApiVersion, ClientError> {
-        self.versions.version(&self.http).await
+        self.http.within(|| "GET /version".to_owned(), self.versions.version(&self.http)).await
     }
 
     /// `GET /v2.N/agents/{id}`: the record of an agent.
@@ -69,9 +59,10 @@ impl RegistrarClient {
     /// [`ClientError::NotFound`] if the agent is unknown or not activated. An agent that registers
     /// again is not activated for a moment, so a caller should not take the first 404 for final.
     pub async fn agent(&self, id: &AgentId) -> Result<RegistrarAgent, ClientError> {
+        let call = || format!("GET /agents/{id}");
         let path = |version: ApiVersion| Target::from(format!("/v{version}/agents/{id}"));
-        let answer = self.versions.get(&self.http, path).await?;
-        self.http.decode(|| format!("GET /agents/{id}"), &answer, read)
+        let answer = self.http.within(call, self.versions.get(&self.http, path)).await?;
+        self.http.decode(call, &answer, read)
     }
 }
 
@@ -79,11 +70,6 @@ fn read(m: &Members) -> Result<RegistrarAgent, BodyError> {
     Ok(RegistrarAgent {
         aik_tpm: m.bytes("aik_tpm")?.ok_or(BodyError::Missing { member: "aik_tpm" })?,
         ek_tpm: m.bytes("ek_tpm")?,
-        ekcert: m.bytes("ekcert")?,
-        mtls_cert: m.text("mtls_cert")?.map(str::to_owned),
-        ip: m.text("ip")?.map(|text| clean(text, 255)),
-        port: m.port("port")?,
-        regcount: m.unsigned("regcount")?,
     })
 }
 

@@ -182,7 +182,11 @@ impl RegistrationClient {
         let call = async {
             let version = self.versions.version(&self.http).await?;
             let target = Target::from(format!("/v{version}/agents/{id}/activate"));
-            self.http.send_json(Method::PUT, &target, json).await
+            // Whoever says 404, registering again is the way on, and shows what is the matter.
+            self.http.send_json(Method::PUT, &target, json).await.map_err(|error| match error {
+                ClientError::Status { peer, call, code: 404, text, .. } => ClientError::NotFound { peer, call, text },
+                other => other,
+            })
         };
         self.http.within(|| format!("PUT /agents/{id}/activate"), call).await?;
         Ok(())

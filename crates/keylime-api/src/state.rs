@@ -106,35 +106,6 @@ pub enum AgentState {
     Push,
 }
 
-/// The verifier's own summary. In the pull model it says PASS for a host that never answered, so
-/// it decides nothing here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AttestationStatus {
-    /// `PASS`
-    Pass,
-    /// `FAIL`
-    Fail,
-    /// `PENDING`
-    Pending,
-    /// `TIMEOUT`, push model only.
-    Timeout,
-    /// Any other text.
-    Unknown,
-}
-
-impl From<&str> for AttestationStatus {
-    fn from(text: &str) -> Self {
-        match text {
-            "PASS" => Self::Pass,
-            "FAIL" => Self::Fail,
-            "PENDING" => Self::Pending,
-            "TIMEOUT" => Self::Timeout,
-            _ => Self::Unknown,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

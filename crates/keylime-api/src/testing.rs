@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tls::rustls::{ClientConfig, ServerConfig};
 use tls::{ClientTls, Identity, ServerTls, Trust};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 
 use crate::{HostPort, HttpSettings};
 
@@ -26,7 +28,10 @@ pub(crate) const PATIENT: HttpSettings = HttpSettings {
 pub(crate) const SHORT_CONNECT: HttpSettings = HttpSettings { connect_timeout: Duration::from_millis(200), ..PATIENT };
 
 /// For tests that wait until a whole call has taken too long.
-pub(crate) const SHORT_CALL: HttpSettings = HttpSettings { total_timeout: Duration::from_millis(300), ..PATIENT };
+pub(crate) const SHORT_CALL: HttpSettings = HttpSettings { total_timeout: Duration::from_secs(1), ..PATIENT };
+
+/// The limit of a call of [`SHORT_CALL`] that the next call in line must not add its own to.
+pub(crate) const ABOUT_ONE_LIMIT: Duration = Duration::from_millis(1900);
 
 /// What the server does with a request.
 pub(crate) enum Reply {
@@ -40,6 +45,8 @@ pub(crate) enum Reply {
     Reset,
     /// Nothing, for ever.
     Hang,
+    /// The other reply, once the gate is closed, which lets all through.
+    Gated(Arc<Semaphore>, Box<Reply>),
     /// 200 and a body of 10 MB that is not announced.
     Flood,
     /// 200 and a body that never ends, a byte at a time.
@@ -66,6 +73,15 @@ pub(crate) fn versions(list: &[&str]) -> Reply {
 pub(crate) struct Server {
     pub(crate) at: HostPort,
     seen: Arc<Mutex<Vec<String>>>,
+    load: Arc<Load>,
+}
+
+/// How busy a server is.
+#[derive(Debug, Default)]
+struct Load {
+    open: AtomicUsize,
+    busy: AtomicUsize,
+    most_busy: AtomicUsize,
 }
 
 impl Server {
@@ -77,26 +93,29 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let at = host_port(listener.local_addr().unwrap());
         let (seen, answer) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(answer));
-        let server = Self { at, seen: seen.clone() };
+        let load = Arc::<Load>::default();
+        let server = Self { at, seen: seen.clone(), load: load.clone() };
         tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (seen, answer, tls) = (seen.clone(), answer.clone(), tls.clone());
+                let (seen, answer, tls, load) = (seen.clone(), answer.clone(), tls.clone(), load.clone());
                 tokio::spawn(async move {
+                    load.open.fetch_add(1, Ordering::Relaxed);
                     match tls {
                         None => {
                             let mut tcp = tcp;
-                            if serve(&mut tcp, &seen, &*answer).await {
+                            if serve(&mut tcp, &seen, &load, &*answer).await {
                                 tcp.set_zero_linger().unwrap();
                             }
                         }
                         Some(config) => {
                             let accepted = tokio_rustls::TlsAcceptor::from(config).accept(tcp).await;
                             if let Ok(mut stream) = accepted {
-                                serve(&mut stream, &seen, &*answer).await;
+                                serve(&mut stream, &seen, &load, &*answer).await;
                             }
                         }
                     }
+                    load.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
@@ -109,7 +128,7 @@ impl Server {
         tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                serve(&mut stream, &Mutex::default(), &answer).await;
+                serve(&mut stream, &Mutex::default(), &Load::default(), &answer).await;
             }
         });
     }
@@ -118,6 +137,26 @@ impl Server {
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
+
+    /// Open connections now.
+    pub(crate) fn open(&self) -> usize {
+        self.load.open.load(Ordering::Relaxed)
+    }
+
+    /// The most requests that were being answered at once.
+    pub(crate) fn most_busy(&self) -> usize {
+        self.load.most_busy.load(Ordering::Relaxed)
+    }
+}
+
+/// Waits until it is so; the test fails if that takes too long.
+pub(crate) async fn until(so: impl Fn() -> bool) {
+    let poll = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENT.total_timeout, poll).await.expect("it never became so");
 }
 
 /// A port on which nobody listens.
@@ -148,11 +187,23 @@ pub(crate) fn host_port(address: SocketAddr) -> HostPort {
 async fn serve(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     seen: &Mutex<Vec<String>>,
+    load: &Load,
     answer: &(impl Fn(&str) -> Reply + ?Sized),
 ) -> bool {
     while let Some(request) = request(stream).await {
         seen.lock().unwrap().push(request.clone());
-        let bytes = match answer(&request) {
+        let busy = load.busy.fetch_add(1, Ordering::Relaxed) + 1;
+        load.most_busy.fetch_max(busy, Ordering::Relaxed);
+        let reply = match answer(&request) {
+            Reply::Gated(gate, reply) => {
+                let _ = gate.acquire().await;
+                *reply
+            }
+            reply => reply,
+        };
+        load.busy.fetch_sub(1, Ordering::Relaxed);
+        let bytes = match reply {
+            Reply::Gated(..) => panic!("one gate is enough"),
             Reply::Answer(code, headers, body) => {
                 format!("HTTP/1.1 {code} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
             }

@@ -13,31 +13,27 @@ use crate::http::{Http, Target, Transport};
 use crate::id::AgentId;
 use crate::members::{BodyError, Members, clean};
 use crate::negotiator::Negotiator;
-use crate::state::{AgentState, AttestationStatus, OperationalState};
+use crate::state::{AgentState, OperationalState};
 use crate::version::{ApiVersion, SUPPORTED};
 
-/// A verifier's record of an agent, with the time of the answer.
+/// A longer interval between two quotes is not taken from the verifier: it would be no check.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What counts of a verifier's record of an agent, with the time of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifierAgent {
     /// Where the agent stands.
     pub state: AgentState,
-    /// The verifier's summary, from API 2.5 on.
-    pub attestation_status: Option<AttestationStatus>,
     /// Quotes accepted so far; 0 if the record has none. Restarts at re-enrolment.
     pub attestation_count: u64,
-    /// When a quote last came, in UNIX seconds of the verifier's clock; 0 for never.
-    pub last_received_quote: u64,
     /// When a quote was last accepted, in UNIX seconds of the verifier's clock; 0 for never.
     pub last_successful_attestation: u64,
-    /// What the verifier itself takes for the longest time between two quotes.
+    /// What the verifier itself takes for the longest time between two quotes, at most a day; none
+    /// if the record has nothing that could be that.
     pub maximum_attestation_interval: Option<Duration>,
     /// Hash algorithm of the last quote; none before the first.
     pub hash_alg: Option<HashAlgorithm>,
-    /// Where the verifier asks the agent: host.
-    pub ip: Option<String>,
-    /// Where the verifier asks the agent: port.
-    pub port: Option<u16>,
     /// Keylime's id of the last failure.
     pub last_event_id: Option<String>,
     /// `Date` header of the answer: the verifier's clock when it was made, in whole seconds.
@@ -69,20 +65,23 @@ impl VerifierClient {
     /// # Errors
     /// The verifier cannot be reached or has no version in common; later calls try again.
     pub async fn warm_up(&self) -> Result<ApiVersion, ClientError> {
-        self.versions.version(&self.http).await
+        self.http.within(|| "GET /version".to_owned(), self.versions.version(&self.http)).await
     }
 
     /// `GET /v2.N/agents/{id}`: the record of an agent.
     ///
     /// # Errors
-    /// [`ClientError::NotFound`] if the agent is not enrolled; [`ClientError::NoDate`] if the
-    /// answer does not say when it was made.
+    /// [`ClientError::NotFound`] if the agent is not enrolled; [`ClientError::NoDate`] or
+    /// [`ClientError::Cached`] if the answer does not say when it was made.
     pub async fn agent(&self, id: &AgentId) -> Result<VerifierAgent, ClientError> {
-        let path = |version: ApiVersion| Target::from(format!("/v{version}/agents/{id}"));
-        let answer = self.versions.get(&self.http, path).await?;
         let call = || format!("GET /agents/{id}");
-        let date =
-            answer.date.ok_or_else(|| ClientError::NoDate { peer: self.http.peer().to_owned(), call: call() })?;
+        let path = |version: ApiVersion| Target::from(format!("/v{version}/agents/{id}"));
+        let answer = self.http.within(call, self.versions.get(&self.http, path)).await?;
+        let peer = || self.http.peer().to_owned();
+        if answer.cached {
+            return Err(ClientError::Cached { peer: peer(), call: call() });
+        }
+        let date = answer.date.ok_or_else(|| ClientError::NoDate { peer: peer(), call: call() })?;
         self.http.decode(call, &answer, |members| read(members, date))
     }
 }
@@ -96,23 +95,24 @@ fn read(m: &Members, answer_date: SystemTime) -> Result<VerifierAgent, BodyError
     };
     Ok(VerifierAgent {
         state,
-        attestation_status: m.text("attestation_status")?.map(AttestationStatus::from),
         attestation_count: m.unsigned("attestation_count")?.unwrap_or(0),
-        last_received_quote: m.unsigned("last_received_quote")?.unwrap_or(0),
         last_successful_attestation: m.unsigned("last_successful_attestation")?.unwrap_or(0),
-        maximum_attestation_interval: m.text("maximum_attestation_interval")?.and_then(interval),
+        maximum_attestation_interval: m.any_text("maximum_attestation_interval").and_then(interval),
         hash_alg: m.parsed("hash_alg")?,
-        ip: m.text("ip")?.map(|text| clean(text, 255)),
-        port: m.port("port")?,
-        last_event_id: m.text("last_event_id")?.map(|text| clean(text, 200)),
+        last_event_id: m.any_text("last_event_id").map(|text| clean(text, 200)),
         answer_date,
     })
 }
 
-/// Text such as `10s`. Anything else is left to the caller's default, which is the strictest.
+/// Text such as `10s` or `2.5s`. Zero and anything else is left to the caller's default, which is
+/// the strictest that works.
 fn interval(text: &str) -> Option<Duration> {
-    let seconds = text.strip_suffix('s')?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let number = text.strip_suffix('s')?;
+    // The parser of numbers takes signs, exponents and words too.
+    let plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let seconds: f64 = number.parse().ok().filter(|_| plain)?;
+    let interval = Duration::from_secs_f64(seconds.min(LONGEST_INTERVAL.as_secs_f64()));
+    (!interval.is_zero()).then_some(interval)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use test_support::scratch::Scratch;
 
 use super::*;
-use crate::testing::{PATIENT, Reply, Server, Site, error, ok};
+use crate::testing::{ABOUT_ONE_LIMIT, PATIENT, Reply, SHORT_CALL, Server, Site, error, ok};
 
 fn nonce() -> Nonce {
     "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".parse().unwrap()
@@ -30,7 +30,6 @@ async fn ask_both(transport: Transport) {
     assert_eq!(info.tpm_hash_alg, HashAlgorithm::Sha256);
     let quote = client.identity_quote(&nonce()).await.unwrap();
     assert_eq!(quote.quote, "rAA==:AA==:AA==");
-    assert_eq!(quote.hash_alg, Some(HashAlgorithm::Sha256));
 }
 
 #[tokio::test]
@@ -116,11 +115,56 @@ async fn a_tpm_failure_is_transient_and_keeps_the_nonce_out() {
     assert!(!format!("{error:?}").contains("ABCDEFG"));
 }
 
-#[test]
-fn the_server_side_writes_the_same_members() {
-    let versions = AgentVersions { supported_version: ApiVersion::new(2, 6), supported_versions: SUPPORTED.to_vec() };
-    assert_eq!(
-        serde_json::to_string(&versions).unwrap(),
-        r#"{"supported_version":"2.6","supported_versions":["2.1","2.2","2.3","2.4","2.5","2.6"]}"#
-    );
+/// Runs this many calls at once; all must end with a time-out, within about one limit.
+async fn all_time_out(server: &Server, calls: usize) {
+    let transport = Transport::PlainHttp(server.at.clone());
+    let client = Arc::new(AgentClient::new(&transport, SHORT_CALL).unwrap());
+    let begin = std::time::Instant::now();
+    let calls: Vec<_> = (0..calls)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.info().await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(
+            call.await.unwrap().unwrap_err().to_string(),
+            format!("the Keylime agent at http://{} did not answer GET /agent/info within 1 s", server.at)
+        );
+    }
+    assert!(begin.elapsed() < ABOUT_ONE_LIMIT, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn calls_to_a_peer_that_hangs_all_end_at_the_limit() {
+    for calls in [1, 3, 50] {
+        all_time_out(&Server::start(None, |_| Reply::Hang).await, calls).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_to_a_peer_that_loses_the_version_and_hangs_all_end_at_the_limit() {
+    for calls in [1, 3, 50] {
+        let asked = std::sync::atomic::AtomicBool::new(false);
+        let server = Server::start(None, move |request| match request {
+            "GET /version" if asked.swap(true, std::sync::atomic::Ordering::Relaxed) => Reply::Hang,
+            "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
+            _ => error(400, "API version not supported: v2.5"),
+        })
+        .await;
+        all_time_out(&server, calls).await;
+    }
+}
+
+#[tokio::test]
+async fn members_without_use_may_be_anything() {
+    let server = Server::start(None, |request| match request {
+        "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
+        _ => ok(r#"{"agent_uuid": "x", "tpm_hash_alg": "sha256", "tpm_enc_alg": 1, "tpm_sign_alg": {}, "quote": "r",
+            "hash_alg": 4, "enc_alg": [], "sign_alg": true, "pubkey": 7}"#),
+    })
+    .await;
+    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    assert_eq!(client.info().await.unwrap().agent_uuid.as_str(), "x");
+    assert_eq!(client.identity_quote(&nonce()).await.unwrap().quote, "r");
 }

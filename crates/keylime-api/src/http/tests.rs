@@ -6,7 +6,8 @@ use tls::{ClientTls, Identity, Trust};
 
 use super::*;
 use crate::testing::{
-    PATIENT, Reply, SHORT_CALL, SHORT_CONNECT, Server, Site, error, greet_with, host_port, nobody, ok,
+    ABOUT_ONE_LIMIT, PATIENT, Reply, SHORT_CALL, SHORT_CONNECT, Server, Site, error, greet_with, host_port, nobody, ok,
+    until,
 };
 
 fn target() -> Target {
@@ -17,7 +18,7 @@ fn target() -> Target {
 async fn failure(settings: HttpSettings, reply: impl Fn() -> Reply + Send + Sync + 'static) -> String {
     let server = Server::start(None, move |_| reply()).await;
     let http = Http::new("the peer", Transport::Plain(&server.at), settings).unwrap();
-    let error = match http.get(&target()).await {
+    let error = match http.within(|| "GET /v2.5/thing".to_owned(), http.get(&target())).await {
         Ok(answer) => http.decode(|| "GET /v2.5/thing".to_owned(), &answer, |_| Ok(())).unwrap_err(),
         Err(error) => error,
     };
@@ -94,9 +95,63 @@ async fn large_bodies_are_refused_announced_or_not() {
 
 #[tokio::test]
 async fn silence_ends_at_the_limit() {
-    let text = "the peer at http://HOST did not answer GET /v2.5/thing within 0.3 s";
+    let text = "the peer at http://HOST did not answer GET /v2.5/thing within 1 s";
     assert_eq!(failure(SHORT_CALL, || Reply::Hang).await, text);
     assert_eq!(failure(SHORT_CALL, || Reply::Drip).await, text);
+}
+
+#[tokio::test]
+async fn only_keylime_can_say_that_something_is_unknown() {
+    for body in [
+        "",
+        "<html>",
+        "[404]",
+        r#"{"detail": "Not Found"}"#,
+        r#"{"code": "404", "status": "Not Found"}"#,
+        r#"{"status": "Not Found"}"#,
+        r#"{"errors": [{"status": "404", "title": "Not Found"}]}"#,
+    ] {
+        assert_eq!(
+            failure(PATIENT, move || Reply::Answer(404, "", body.to_owned())).await,
+            "the peer at http://HOST answered GET /v2.5/thing with 404: Not Found"
+        );
+    }
+}
+
+#[tokio::test]
+async fn many_calls_share_few_connections() {
+    let gate = Arc::new(Semaphore::new(0));
+    let closed = gate.clone();
+    let server = Server::start(None, move |_| Reply::Gated(closed.clone(), Box::new(ok("{}")))).await;
+    let http = Arc::new(Http::new("the peer", Transport::Plain(&server.at), PATIENT).unwrap());
+    let call = || {
+        let http = http.clone();
+        tokio::spawn(async move { http.get(&target()).await.map(|_| ()) })
+    };
+    let calls: Vec<_> = (0..100).map(|_| call()).collect();
+    until(|| server.seen().len() >= MAX_IN_FLIGHT).await;
+    gate.close();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!((server.seen().len(), server.most_busy()), (100, MAX_IN_FLIGHT));
+    until(|| server.open() <= MAX_IDLE).await;
+}
+
+#[tokio::test]
+async fn waiting_for_a_turn_counts() {
+    let server = Server::start(None, |_| Reply::Hang).await;
+    let http = Arc::new(Http::new("the peer", Transport::Plain(&server.at), SHORT_CALL).unwrap());
+    let call = || {
+        let http = http.clone();
+        tokio::spawn(async move { http.within(|| "GET /v2.5/thing".to_owned(), http.get(&target())).await.map(|_| ()) })
+    };
+    let begin = std::time::Instant::now();
+    let calls: Vec<_> = (0..=MAX_IN_FLIGHT).map(|_| call()).collect();
+    for call in calls {
+        assert!(matches!(call.await.unwrap(), Err(ClientError::Timeout { .. })));
+    }
+    assert!(begin.elapsed() < ABOUT_ONE_LIMIT, "{:?}", begin.elapsed());
 }
 
 #[tokio::test]

@@ -164,3 +164,59 @@ async fn the_push_model_is_recognised_and_a_failure_is_not_kept() {
     );
     assert_eq!(versions.version(&http).await.unwrap(), ApiVersion::new(2, 6));
 }
+
+#[tokio::test]
+async fn a_version_route_that_is_not_there_is_no_unknown_thing() {
+    let not_found = || error(404, "Not Found");
+    let page = || Reply::Answer(404, "", "<html>".to_owned());
+    for reply in [not_found as fn() -> Reply, page] {
+        let (server, http, versions) = with(move |_| reply()).await;
+        let error = versions.get(&http, thing).await.err().unwrap();
+        assert!(!error.is_not_found() && matches!(error, ClientError::Status { code: 404, .. }));
+        assert_eq!(
+            error.to_string(),
+            format!("the peer at http://{} answered GET /version with 404: Not Found", server.at)
+        );
+    }
+}
+
+#[tokio::test]
+async fn waiting_calls_take_over_a_failed_ask() {
+    let (server, http, versions) = with(|_| error(503, "busy")).await;
+    let shared = Arc::new((http, versions));
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let shared = shared.clone();
+            tokio::spawn(async move { shared.1.version(&shared.0).await })
+        })
+        .collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error, ClientError::Status { code: 503, .. }), "{error}");
+    }
+    assert_eq!(server.seen(), ["GET /version"]);
+    // The failure is not kept for a call that did not wait.
+    shared.1.version(&shared.0).await.unwrap_err();
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn waiting_calls_take_over_that_nothing_changed() {
+    let (server, http, versions) = with(|request| match request {
+        "GET /version" => versions(&["2.6"]),
+        _ => error(400, "API version not supported: v2.6"),
+    })
+    .await;
+    let shared = Arc::new((http, versions));
+    shared.1.version(&shared.0).await.unwrap();
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let shared = shared.clone();
+            tokio::spawn(async move { shared.1.agreed(&shared.0, Some(ApiVersion::new(2, 6))).await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), ApiVersion::new(2, 6));
+    }
+    assert_eq!(server.seen(), ["GET /version", "GET /version"]);
+}

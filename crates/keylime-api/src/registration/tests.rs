@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::credential::auth_tag;
-use crate::testing::{PATIENT, Reply, Server, Site, error, ok, versions};
+use crate::testing::{PATIENT, Reply, SHORT_CALL, Server, Site, error, ok, versions};
 use crate::version::SUPPORTED;
 
 fn id() -> AgentId {
@@ -92,7 +92,7 @@ async fn asking_anew_finds_a_changed_registrar() {
 #[tokio::test]
 async fn an_old_registrar_is_tried_from_the_newest_version_down() {
     let (server, client) = plain(|request| match request {
-        "GET /version" => error(404, "Not Found"),
+        "GET /version" => Reply::Answer(404, "", "404: Not Found".to_owned()),
         r if r.starts_with("POST /v2.4/") => ok(BLOB),
         r if r.starts_with("PUT /v2.4/") => ok("{}"),
         _ => error(400, "API Version not supported"),
@@ -166,6 +166,36 @@ async fn a_credential_must_be_one() {
         let says = client.register(&id(), &registration()).await.unwrap_err().to_string();
         assert!(says.ends_with(&format!("POST /v2.6/agents/host with an unusable body: {text}")), "{says}");
     }
+}
+
+#[tokio::test]
+async fn any_404_sends_an_activation_back_to_registering() {
+    let (_server, client) = plain(|request| match request {
+        "GET /version" => versions(&["2.6"]),
+        _ => Reply::Answer(404, "", "<html>".to_owned()),
+    })
+    .await;
+    assert!(client.activate(&id(), "00").await.unwrap_err().is_not_found());
+    let error = client.register(&id(), &registration()).await.unwrap_err();
+    assert!(matches!(error, ClientError::Status { code: 404, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn registering_and_activating_end_at_the_limit() {
+    let server = Server::start(None, |request| match request {
+        "GET /version" => error(404, "Not Found"),
+        r if r.starts_with("POST /v2.6/") => error(400, "API Version not supported"),
+        _ => Reply::Hang,
+    })
+    .await;
+    let client = RegistrationClient::new(server.at.clone(), None, SHORT_CALL, &SUPPORTED).unwrap();
+    let timeout =
+        |call: &str| format!("the Keylime registrar at http://{} did not answer {call} within 1 s", server.at);
+    let says = client.register(&id(), &registration()).await.unwrap_err().to_string();
+    assert_eq!(says, timeout("POST /agents/host"));
+    client.versions.remember(ApiVersion::new(2, 5));
+    let says = client.activate(&id(), "00").await.unwrap_err().to_string();
+    assert_eq!(says, timeout("PUT /agents/host/activate"));
 }
 
 #[tokio::test]
