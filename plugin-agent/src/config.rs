@@ -8,7 +8,7 @@ use std::time::Duration;
 use keylime_api::agent::{AgentClient, Transport};
 use keylime_api::{HostPort, HttpSettings};
 use spire_plugin::{CoreConfig, Options, PluginConfig};
-use tls::{ClientTls, Identity, Trust};
+use tls::{ClientTls, Identity, Subject, Trust};
 use tracing::{info, warn};
 
 /// Bounds of every call to the Keylime agent. A quote waits for its turn at the TPM.
@@ -119,17 +119,13 @@ impl Network {
 
     fn transport(self, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
         let host = self.host.as_deref().unwrap_or("127.0.0.1");
-        let at = match HostPort::new(host, self.port.unwrap_or(9002)) {
-            Ok(at) => at,
-            Err(error) => {
-                options.problem(format!("`keylime_agent_host`: {error}"));
-                return None;
-            }
-        };
+        let at = HostPort::new(host, self.port.unwrap_or(9002))
+            .map_err(|error| options.problem(format!("`keylime_agent_host`: {error}")))
+            .ok();
         if self.use_tls { self.tls(at, options, warnings) } else { self.plain(at, options, warnings) }
     }
 
-    fn plain(self, at: HostPort, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+    fn plain(self, at: Option<HostPort>, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
         for (name, given) in self.tls_files() {
             if given {
                 options.problem(format!(
@@ -137,6 +133,7 @@ impl Network {
                 ));
             }
         }
+        let at = at?;
         if !at.is_loopback() && !self.insecure_plain_http {
             options.problem(format!(
                 "`keylime_agent_use_tls`: plain HTTP to {at}, which is not this host, lets anybody on the way attest as it: \
@@ -150,7 +147,7 @@ impl Network {
         Some(Transport::PlainHttp(at))
     }
 
-    fn tls(self, at: HostPort, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+    fn tls(self, at: Option<HostPort>, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
         if self.insecure_plain_http {
             options.problem("`insecure_plain_http` contradicts `keylime_agent_use_tls = true`: remove it");
         }
@@ -166,13 +163,21 @@ impl Network {
         };
         let ca = self.ca.map_or(Trust::SystemRoots, |ca| Trust::Files(vec![PathBuf::from(ca)]));
         let tls = ClientTls { ca, identity, server_name: self.server_name };
-        match tls.build() {
+        match tls.try_build() {
             Ok(client) => {
                 warnings.extend(tls.warnings().iter().map(ToString::to_string));
-                Some(Transport::Tls(at, client))
+                Some(Transport::Tls(at?, client))
             }
-            Err(error) => {
-                options.problem(format!("`keylime_agent_use_tls`: {error}"));
+            Err(problems) => {
+                for problem in problems {
+                    let option = match problem.subject() {
+                        Subject::Certificate => "keylime_agent_client_cert",
+                        Subject::Key => "keylime_agent_client_key",
+                        Subject::ServerName => "keylime_agent_server_name",
+                        _ => "keylime_agent_ca_cert",
+                    };
+                    options.problem(format!("`{option}`: {problem}"));
+                }
                 None
             }
         }

@@ -9,7 +9,7 @@ use keylime_api::registrar::RegistrarClient;
 use keylime_api::verifier::VerifierClient;
 use keylime_api::{HostPort, HttpSettings};
 use spire_plugin::{CoreConfig, Options, PluginConfig, TrustDomain};
-use tls::{ClientTls, Identity, TlsWarning, Trust};
+use tls::{ClientTls, Identity, Subject, TlsWarning, Trust};
 use tracing::{info, warn};
 
 /// Bounds of every call to the verifier and the registrar.
@@ -55,7 +55,16 @@ impl PluginConfig for ServerConfig {
             identity: Some(Identity { cert: cert.into(), key: key.into(), password: None }),
             server_name: None,
         };
-        let client = tls.build().map_err(|error| options.problem(format!("`keylime_tls_*_file`: {error}"))).ok();
+        let client = tls.try_build().map_err(|problems| {
+            for problem in problems {
+                let option = match problem.subject() {
+                    Subject::Certificate => "keylime_tls_cert_file",
+                    Subject::Key => "keylime_tls_key_file",
+                    _ => "keylime_tls_ca_cert_file",
+                };
+                options.problem(format!("`{option}`: {problem}"));
+            }
+        });
         let verifier = verifier.map_err(|error| options.problem(format!("`keylime_verifier_host`: {error}"))).ok();
         // One mistyped host is one problem, also where the registrar's is taken from the verifier's.
         let registrar = match registrar {
@@ -68,7 +77,7 @@ impl PluginConfig for ServerConfig {
         if !options.ok() {
             return None;
         }
-        let (client, verifier, registrar) = (client?, verifier?, registrar?);
+        let (client, verifier, registrar) = (client.ok()?, verifier?, registrar?);
         let verifier = VerifierClient::new(verifier, Arc::clone(&client), HTTP);
         let registrar = RegistrarClient::new(registrar, client, HTTP);
         match (verifier, registrar) {

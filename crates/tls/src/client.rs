@@ -71,18 +71,17 @@ impl ClientTls {
     ///
     /// # Errors
     /// A file cannot be used; the text names it and what to do. There may be more than this one,
-    /// see [`ClientTls::problems`].
+    /// see [`ClientTls::try_build`].
     pub fn build(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        self.load().map_err(first)?.build()
+        self.try_build().map_err(first)
     }
 
-    /// Everything that keeps [`ClientTls::build`] from succeeding, for reports that name all of it
-    /// at once; none if it succeeds. Reads the files.
-    pub fn problems(&self) -> Vec<TlsError> {
-        match self.load() {
-            Ok(parts) => parts.build().err().into_iter().collect(),
-            Err(problems) => problems,
-        }
+    /// As [`ClientTls::build`], for reports that name everything that has to be put right.
+    ///
+    /// # Errors
+    /// Each file that cannot be used; never an empty list.
+    pub fn try_build(&self) -> Result<Arc<ClientConfig>, Vec<TlsError>> {
+        self.load()?.build().map_err(|error| vec![error])
     }
 
     /// The error is never empty.
@@ -175,7 +174,7 @@ mod tests {
                 vec![Subject::Ca, Subject::Key],
             ),
         ] {
-            let problems = tls.problems();
+            let problems = tls.try_build().err().unwrap_or_default();
             assert_eq!(problems.iter().map(TlsError::subject).collect::<Vec<_>>(), subjects, "{problems:?}");
             assert_eq!(tls.build().err().map(|e| e.to_string()), problems.first().map(ToString::to_string));
         }
@@ -186,7 +185,7 @@ mod tests {
         let site = Site::new();
         let identity = Some(Identity { cert: site.client.0.clone(), key: site.server.1.clone(), password: None });
         let tls = ClientTls { identity, server_name: Some(String::new()), ..site.client_tls() };
-        let texts: Vec<_> = tls.problems().iter().map(ToString::to_string).collect();
+        let texts: Vec<_> = tls.try_build().err().unwrap_or_default().iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 2);
         assert_eq!(
             texts[0],

@@ -74,5 +74,5 @@ fn tls_problems_are_told_together() {
     let [first, second, third] = &problems[..] else { panic!("{problems:?}") };
     assert_eq!(first, "`insecure_plain_http` contradicts `keylime_agent_use_tls = true`: remove it");
     assert_eq!(second, "`keylime_agent_client_cert` and `keylime_agent_client_key` go together: set both or neither");
-    assert!(third.starts_with("`keylime_agent_use_tls`: ") && third.contains("/nonexistent/ca.crt"), "{third}");
+    assert!(third.starts_with("`keylime_agent_ca_cert`: ") && third.contains("/nonexistent/ca.crt"), "{third}");
 }

@@ -70,9 +70,14 @@ fn each_problem_names_its_option() {
 
 #[test]
 fn without_files_nothing_is_built() {
-    let (config, problems) = build("keylime_tls_ca_cert_file = \"/nonexistent/ca.crt\"\nkeylime_verifier_port = \"x\"");
+    let (config, problems) = build(
+        "keylime_tls_ca_cert_file = \"/nonexistent/ca.crt\"\nkeylime_tls_cert_file = \"/nonexistent/client.crt\"\n\
+         keylime_tls_key_file = \"/nonexistent/client.key\"\nkeylime_verifier_port = \"x\"",
+    );
     assert!(config.is_none());
-    let [port, tls] = &problems[..] else { panic!("{problems:?}") };
+    let [port, ca, cert, key] = &problems[..] else { panic!("{problems:?}") };
     assert_eq!(port, "`keylime_verifier_port`: found `x`, allowed is a port from 1 to 65535");
-    assert!(tls.starts_with("`keylime_tls_*_file`: ") && tls.contains("/nonexistent/ca.crt"), "{tls}");
+    assert!(ca.starts_with("`keylime_tls_ca_cert_file`: ") && ca.contains("/nonexistent/ca.crt"), "{ca}");
+    assert!(cert.starts_with("`keylime_tls_cert_file`: ") && cert.contains("/nonexistent/client.crt"), "{cert}");
+    assert!(key.starts_with("`keylime_tls_key_file`: ") && key.contains("/nonexistent/client.key"), "{key}");
 }
