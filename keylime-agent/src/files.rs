@@ -17,9 +17,9 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
         return Err(io::Error::from(io::ErrorKind::InvalidFilename));
     };
     let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
+    temporary.push(".tmp");
     let temporary = Temporary(folder.join(temporary));
-    // What a killed predecessor of the same process id has left.
+    // What a killed predecessor has left. Always the same name, so that no copies of keys gather.
     let _ = std::fs::remove_file(&temporary.0);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary.0)?;
     file.write_all(content)?;
@@ -48,6 +48,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.pem");
         std::fs::write(&path, "old").unwrap();
+        // From a crash before the last step.
+        std::fs::write(dir.path().join("key.pem.tmp"), "half").unwrap();
         replace(&path, b"new", 0o600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();

@@ -2,7 +2,7 @@
 //! The payload key (NK): an RSA-2048 key under which tenant and verifier send the two halves of the bootstrap key. Its
 //! public part, as PEM text, is bound into PCR 16 by every quote, so it must stay the same over restarts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
@@ -41,8 +41,15 @@ pub(crate) enum Origin {
 pub(crate) enum PayloadKeyError {
     #[error(transparent)]
     File(#[from] tls::TlsError),
+    #[error("cannot look for the file: {0}")]
+    Look(#[source] std::io::Error),
     #[error("cannot write the file: {0}")]
     Write(#[source] std::io::Error),
+    #[error(
+        "it is missing, and whether the server key in {} has served as payload key so far cannot be told: {source}",
+        path.display()
+    )]
+    ServerKey { path: PathBuf, source: Box<PayloadKeyError> },
     #[error("the payload key must be RSA with 2048 bits, found {0}")]
     WrongType(String),
     #[error("cannot make an RSA key")]
@@ -56,13 +63,15 @@ pub(crate) struct DecryptError;
 
 impl PayloadKey {
     /// Loads the key, or takes over the RSA-2048 key of `server_key`, or makes a new one, in this order; a key that was
-    /// not in its file is stored there, unencrypted or under the configured password.
+    /// not in its file is stored there, unencrypted or under the configured password. A file that is there but cannot be
+    /// read leads to no new key: the verifier may hold the old one.
     pub(crate) fn load_or_create(file: &KeyFile, server_key: &KeyFile) -> Result<(Self, Origin), PayloadKeyError> {
-        if file.path.exists() {
+        if file.path.try_exists().map_err(PayloadKeyError::Look)? {
             return Ok((Self::load(file)?, Origin::Loaded));
         }
-        // A server key that cannot be read is reported where it is needed, and is no payload key.
-        if let Some(pkcs8) = load_pkcs8(server_key).ok().flatten()
+        let shared = shared_key(server_key)
+            .map_err(|source| PayloadKeyError::ServerKey { path: server_key.path.clone(), source: Box::new(source) })?;
+        if let Some(pkcs8) = shared
             && let Ok(key) = Self::from_pkcs8(&pkcs8)
         {
             store(file, &pkcs8)?;
@@ -114,10 +123,15 @@ impl PayloadKey {
     }
 }
 
+/// The server key as PKCS#8, if there is one that may be RSA.
+fn shared_key(server_key: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyError> {
+    if server_key.path.try_exists().map_err(PayloadKeyError::Look)? { load_pkcs8(server_key) } else { Ok(None) }
+}
+
 /// The key of a file as PKCS#8, or `None` for a SEC1 key, which is an elliptic curve one.
 fn load_pkcs8(file: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyError> {
-    let key = tls::load_private_key(&file.path, password(file))?;
-    Ok(match &key {
+    let key = Zeroizing::new(tls::load_private_key(&file.path, password(file))?);
+    Ok(match &*key {
         PrivateKeyDer::Pkcs8(key) => Some(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
         PrivateKeyDer::Pkcs1(key) => wrap_pkcs1(key.secret_pkcs1_der()),
         _ => None,
@@ -242,6 +256,32 @@ mod tests {
         let file = key_file(&dir, "payload.pem", "");
         let (_, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
         assert_eq!(origin, Origin::Generated);
+    }
+
+    #[test]
+    fn a_server_key_that_cannot_be_read_is_no_reason_for_a_new_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = key_file(&dir, "payload.pem", "");
+        let refused = |server: &KeyFile, reason: &str| {
+            let error = PayloadKey::load_or_create(&file, server).err().unwrap().to_string();
+            let begin = format!(
+                "it is missing, and whether the server key in {} has served as payload key so far cannot be told: ",
+                server.path.display()
+            );
+            assert!(error.starts_with(&begin) && error.contains(reason), "{error}");
+            assert!(!file.path.exists());
+        };
+        let encrypted = key_file(&dir, "encrypted.pem", "right");
+        PayloadKey::load_or_create(&encrypted, &key_file(&dir, "none.pem", "")).unwrap();
+        refused(&key_file(&dir, "encrypted.pem", "wrong"), "password");
+        refused(&key_file(&dir, "encrypted.pem", ""), "password");
+        std::fs::create_dir(dir.path().join("folder.pem")).unwrap();
+        refused(&key_file(&dir, "folder.pem", ""), "Is a directory");
+        // Neither file can be looked for: a file is in the folder's place.
+        refused(&key_file(&dir, "encrypted.pem/server.pem", ""), "Not a directory");
+        let error = PayloadKey::load_or_create(&key_file(&dir, "encrypted.pem/payload.pem", ""), &encrypted);
+        let error = error.err().unwrap().to_string();
+        assert_eq!(error, "cannot look for the file: Not a directory (os error 20)");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use rcgen::{
     SerialNumber,
 };
 use ring::rand::SecureRandom as _;
-use tls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tls::rustls::pki_types::PrivatePkcs8KeyDer;
+use zeroize::Zeroizing;
 
 use crate::config::{Host, KeyFile};
 use crate::payload_key::{password, write_private_key};
@@ -26,6 +27,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 pub(crate) enum ServerCertificateError {
     #[error(transparent)]
     File(#[from] tls::TlsError),
+    #[error("cannot look for {}: {source}", path.display())]
+    Look { path: PathBuf, source: std::io::Error },
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(
@@ -56,26 +59,28 @@ pub(crate) fn load_or_create(
         let path = path.to_owned();
         move |source| ServerCertificateError::Write { path, source }
     };
-    if !key_file.path.exists() {
-        let key = KeyPair::generate().map_err(make_error)?;
-        write_private_key(&key_file.path, &key.serialize_der(), password(key_file))?
+    if !exists(&key_file.path)? {
+        let key = Zeroizing::new(KeyPair::generate().map_err(make_error)?);
+        write_private_key(&key_file.path, key.serialized_der(), password(key_file))?
             .map_err(write_error(&key_file.path))?;
     }
-    if certificate.exists() {
+    if exists(certificate)? {
         let chain = tls::load_certificates(certificate, tls::FileKind::Certificate)?;
         let leaf = chain.first().map(|leaf| pem::encode("CERTIFICATE", leaf));
         return Ok(ServerCertificate { leaf_pem: leaf.unwrap_or_default(), created: false });
     }
-    let key = match tls::load_private_key(&key_file.path, password(key_file))? {
-        PrivateKeyDer::Pkcs8(key) => key,
-        // rcgen refuses other encodings with a text that says so.
-        other => PrivatePkcs8KeyDer::from(other.secret_der().to_vec()),
-    };
-    let key = KeyPair::try_from(&key).map_err(make_error)?;
-    let leaf = parameters(id, contact).and_then(|parameters| parameters.self_signed(&key)).map_err(make_error)?;
+    let key = Zeroizing::new(tls::load_private_key(&key_file.path, password(key_file))?);
+    // rcgen refuses encodings other than PKCS#8 with a text that says so.
+    let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.secret_der()));
+    let key = Zeroizing::new(key.map_err(make_error)?);
+    let leaf = parameters(id, contact).and_then(|parameters| parameters.self_signed(&*key)).map_err(make_error)?;
     let pem = pem::encode("CERTIFICATE", leaf.der());
     files::replace(certificate, pem.as_bytes(), 0o644).map_err(write_error(certificate))?;
     Ok(ServerCertificate { leaf_pem: pem, created: true })
+}
+
+fn exists(path: &Path) -> Result<bool, ServerCertificateError> {
+    path.try_exists().map_err(|source| ServerCertificateError::Look { path: path.to_owned(), source })
 }
 
 /// Version 3, CN = agent id, the names and addresses the agent is reached under, usable by a TLS server only: a
@@ -206,6 +211,16 @@ mod tests {
         let of_certificate = openssl(&["x509", "-in", path, "-noout", "-pubkey"]);
         let of_key = openssl(&["pkey", "-in", files.key.path.to_str().unwrap(), "-pubout"]);
         assert_eq!(of_certificate, of_key);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_looked_for_is_not_taken_for_missing() {
+        let mut files = Files::new();
+        std::fs::write(&files.key.path, "").unwrap();
+        let nowhere = files.key.path.join("server-private.pem");
+        files.key.path.clone_from(&nowhere);
+        let error = files.load(Host::Name("a.example".into())).err().unwrap().to_string();
+        assert_eq!(error, format!("cannot look for {}: Not a directory (os error 20)", nowhere.display()));
     }
 
     #[test]
