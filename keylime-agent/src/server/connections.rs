@@ -46,6 +46,18 @@ pub(super) struct Slot {
     evict: Arc<Notify>,
 }
 
+/// A request in progress.
+pub(super) struct Busy {
+    connections: Connections,
+    id: u64,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.connections.set(self.id, State::Idle);
+    }
+}
+
 impl Connections {
     /// A table for at most `limit` connections.
     pub(super) fn new(limit: usize) -> Self {
@@ -74,6 +86,16 @@ impl Connections {
         Some(Slot { connections: self.clone(), id, evict })
     }
 
+    /// Notes what a connection does now, if it still has its place.
+    fn set(&self, id: u64, state: State) {
+        let mut table = self.table();
+        let since = table.tick();
+        if let Some(entry) = table.entries.get_mut(&id) {
+            entry.state = state;
+            entry.since = since;
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,28 +109,15 @@ impl Table {
 }
 
 impl Slot {
-    /// A request has begun.
-    pub(super) fn set_busy(&self) {
-        self.set(State::Busy);
-    }
-
-    /// The request is answered.
-    pub(super) fn set_idle(&self) {
-        self.set(State::Idle);
+    /// A request has begun; it is answered when the result is dropped.
+    pub(super) fn busy(&self) -> Busy {
+        self.connections.set(self.id, State::Busy);
+        Busy { connections: self.connections.clone(), id: self.id }
     }
 
     /// Completes when the connection has to make room for another one. Cancel safe.
     pub(super) async fn evicted(&self) {
         self.evict.notified().await;
-    }
-
-    fn set(&self, state: State) {
-        let mut table = self.connections.table();
-        let since = table.tick();
-        if let Some(entry) = table.entries.get_mut(&self.id) {
-            entry.state = state;
-            entry.since = since;
-        }
     }
 }
 
@@ -141,19 +150,18 @@ mod tests {
         let answered = connections.admit().unwrap();
         let silent = connections.admit().unwrap();
         let busy = connections.admit().unwrap();
-        answered.set_busy();
-        answered.set_idle();
-        busy.set_busy();
+        drop(answered.busy());
+        let _request = busy.busy();
 
         let first = connections.admit().unwrap();
         assert!(is_evicted(&silent) && !is_evicted(&answered) && !is_evicted(&busy));
         // A connection without any request goes before one that had some.
         let second = connections.admit().unwrap();
         assert!(is_evicted(&first) && !is_evicted(&answered));
-        second.set_busy();
+        let _second_request = second.busy();
         let third = connections.admit().unwrap();
         assert!(is_evicted(&answered));
-        third.set_busy();
+        let _third_request = third.busy();
         assert!(connections.admit().is_none());
         assert!(!is_evicted(&busy) && !is_evicted(&second) && !is_evicted(&third));
 

@@ -5,13 +5,17 @@ mod connections;
 mod tcp;
 mod unix;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +23,7 @@ use hyper_util::service::TowerToHyperService;
 use service::drain::Watch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use connections::Slot;
+use connections::{Busy, Slot};
 
 pub(crate) use tcp::{Bound, TcpError};
 pub(crate) use unix::{BoundUnix, UnixError};
@@ -57,6 +61,32 @@ impl fmt::Display for Peer {
     }
 }
 
+/// The body of an answer; its connection is busy until the body has been handed over or given up.
+struct BusyBody {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Serves HTTP/1.1 on an accepted connection until either side ends it.
 async fn serve_http<I>(io: I, routes: Router, peer: Peer, slot: &Slot, mut watch: Watch)
 where
@@ -66,12 +96,11 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let routes = &routes;
         async move {
-            slot.set_busy();
+            let busy = slot.busy();
             // Without the query: it holds nonces.
             tracing::info!("{} invoked from \"{peer}\" with uri {}", request.method(), request.uri().path());
-            let answer = routes.call(request).await;
-            slot.set_idle();
-            answer
+            let answer = routes.call(request).await?;
+            Ok::<_, Infallible>(answer.map(|body| BusyBody { body, _busy: busy }))
         }
     });
     let mut builder = http1::Builder::new();
@@ -96,5 +125,49 @@ where
     if let Err(error) = ended {
         // Time-outs of idle connections and peers that go away are everyday events.
         tracing::debug!("connection of {peer} ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use service::drain::Drain;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::connections::Connections;
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_connection_is_busy_until_its_answer_has_been_sent() {
+        let (more, pieces) = tokio::sync::mpsc::unbounded_channel();
+        let pieces = std::sync::Mutex::new(Some(pieces));
+        let answer = async move || {
+            let pieces = pieces.lock().unwrap().take().unwrap();
+            Body::from_stream(stream::unfold(pieces, async |mut pieces| {
+                let piece: Bytes = pieces.recv().await?;
+                Some((Ok::<_, Infallible>(piece), pieces))
+            }))
+        };
+        let answer = std::sync::Arc::new(answer);
+        let routes = Router::new().route("/", axum::routing::get(async move || answer().await));
+        let connections = Connections::new(1);
+        let slot = connections.admit().unwrap();
+        let (mut caller, io) = tokio::io::duplex(4096);
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let peer = Peer::Unix { uid: 0, pid: None };
+        tokio::spawn(async move { serve_http(io, routes, peer, &slot, watch).await });
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        more.send(Bytes::from_static(b"one")).unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"one\r\n") {
+            assert_ne!(caller.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        assert!(connections.admit().is_none(), "the answer is not complete");
+        drop(more);
+        while !seen.ends_with(b"0\r\n\r\n") {
+            assert_ne!(caller.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        assert!(connections.admit().is_some());
     }
 }

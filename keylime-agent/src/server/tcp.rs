@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use service::drain::Drain;
+use service::drain::{Drain, Watch};
 use tls::rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsAcceptor;
@@ -34,8 +34,9 @@ pub(crate) enum TcpError {
     Listen { address: String, source: io::Error },
 }
 
-/// A socket that has its address but refuses connections until [`Bound::listen`]. Taking the address first shows a clash
-/// before the host is registered; refusing meanwhile keeps callers from waiting.
+/// A socket that has its address but refuses connections until [`Bound::listen`]. Taking the address first shows, before
+/// the host is registered, that another program listens there; one that has only taken the address as well shows when
+/// either listens. Refusing meanwhile keeps callers from waiting.
 pub(crate) struct Bound {
     socket: TcpSocket,
     address: SocketAddr,
@@ -106,14 +107,14 @@ impl Listener {
                 tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
                 continue;
             };
-            let (routes, acceptor, watch) = (routes.clone(), acceptor.clone(), drain.watch());
+            let (routes, acceptor, mut watch) = (routes.clone(), acceptor.clone(), drain.watch());
             tokio::spawn(async move {
                 // Answers are small and complete: waiting to fill a packet only costs time.
                 let _ = stream.set_nodelay(true);
                 match acceptor {
                     None => serve_http(stream, routes, peer, &slot, watch).await,
                     Some(acceptor) => {
-                        if let Some(stream) = handshake(acceptor, stream, peer, &slot).await {
+                        if let Some(stream) = handshake(acceptor, stream, peer, &slot, &mut watch).await {
                             serve_http(stream, routes, peer, &slot, watch).await;
                         }
                     }
@@ -128,10 +129,12 @@ async fn handshake(
     stream: TcpStream,
     peer: Peer,
     slot: &Slot,
+    watch: &mut Watch,
 ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     let result = tokio::select! {
         result = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => result,
         () = slot.evicted() => return None,
+        () = watch.draining() => return None,
     };
     match result {
         Ok(Ok(stream)) => Some(stream),
