@@ -7,6 +7,7 @@ use clap::Parser as _;
 use keylime_agent::Config;
 use keylime_agent::cli::Arguments;
 use keylime_agent::config::{Notice, Sources};
+use service::Report;
 use service::logging::Logging;
 
 /// The agent cannot start or register.
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let filter = std::env::var("RUST_LOG").ok();
     let logging = Logging { filter: filter.as_deref(), ..LOGGING };
     if let Err(error) = logging.init() {
-        return fail(WRONG, &error);
+        return fail(WRONG, &Report(&error));
     }
     let (config, notices) = match Config::load(&Sources::system()) {
         Ok(loaded) => loaded,
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     }
     match keylime_agent::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(if error.is_configuration() { WRONG } else { FAILED }, &error),
+        Err(error) => fail(if error.is_configuration() { WRONG } else { FAILED }, &Report(&error)),
     }
 }
 

@@ -3,7 +3,7 @@
 
 /// The candidate nearest to `word`, if one is near enough to be what was meant: at most one edit (insertion, deletion,
 /// substitution, swap of neighbours) per three characters, letter case ignored.
-pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let limit = (word.chars().count() / 3).max(1);
     candidates

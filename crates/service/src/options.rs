@@ -85,12 +85,6 @@ impl<'a> Options<'a> {
         self.layered.setting(name)
     }
 
-    /// Whether an option was set at all.
-    #[must_use]
-    pub fn is_set(&self, name: &str) -> bool {
-        self.layered.setting(name).is_some()
-    }
-
     /// A text; numbers and booleans are taken as they are written.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let setting = self.setting(name)?;

@@ -12,6 +12,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use service::Report;
 use tpm::QuoteRequest;
 use tpm_wire::nonce::{Nonce, NonceError};
 use tpm_wire::pcr::{PcrMask, PcrMaskError};
@@ -221,6 +222,6 @@ fn refuse(text: impl Into<String>) -> Refusal {
 
 /// A refusal for a fault on our side; whatever it was, the verifier shall ask again.
 fn failed(error: &dyn std::error::Error) -> Refusal {
-    tracing::warn!("Unable to retrieve quote: {error}");
+    tracing::warn!("Unable to retrieve quote: {}", Report(error));
     Refusal::failed("Unable to retrieve quote")
 }
