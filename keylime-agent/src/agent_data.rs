@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The stock agent's data file (`agent_data.json`): the AK, so that it stays the same over restarts. The registrar
-//! refuses a host that comes with another AK, so a file that cannot be read stops the start instead of being replaced.
+//! refuses a host that comes with another AK, so a file that cannot be read stops the start instead of being replaced,
+//! and before an AK of other settings takes its place the file is kept under another name.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tpm::SavedAk;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
-use tpm_wire::public::{Curve, Public, PublicKey};
+use tpm_wire::public::Public;
 
 use crate::files;
 
@@ -38,8 +40,8 @@ pub(crate) struct Fit<'a> {
 
 /// A file that could be read.
 pub(crate) struct Stored {
-    record: Record,
-    key: Option<KeyAlgorithm>,
+    ak: SavedAk,
+    ek_hash: Vec<u8>,
 }
 
 /// Why the file cannot be used.
@@ -54,6 +56,8 @@ pub(crate) enum AgentDataError {
         path.display()
     )]
     Damaged { path: PathBuf, reason: String },
+    #[error("cannot keep the AK so far in {}: {source}", path.display())]
+    Keep { path: PathBuf, source: io::Error },
     #[error("cannot store the AK in {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -61,15 +65,13 @@ pub(crate) enum AgentDataError {
 impl Stored {
     /// The stored AK.
     pub(crate) fn ak(&self) -> SavedAk {
-        SavedAk { public: self.record.ak_public.clone(), private: self.record.ak_private.clone() }
+        self.ak.clone()
     }
 
-    /// Whether the AK was made in this TPM and under these settings.
+    /// Whether the AK was made in this TPM and under these settings. The file's own words for them repeat what the public
+    /// key says; the stock agent, which goes by them, does not notice another `tpm_encryption_alg`.
     pub(crate) fn fits(&self, fit: &Fit<'_>) -> bool {
-        self.record.ak_hash_alg == hash_word(fit.hash)
-            && self.record.ak_sign_alg == scheme_word(fit.signing)
-            && self.record.ek_hash == fit.ek_hash.as_bytes()
-            && self.key == Some(fit.key)
+        self.ek_hash == fit.ek_hash.as_bytes() && self.ak.fits(fit.hash, fit.key, fit.signing)
     }
 }
 
@@ -89,12 +91,50 @@ pub(crate) fn load(path: &Path) -> Result<Option<Stored>, AgentDataError> {
     };
     let record: Record = serde_json::from_slice(&text)
         .map_err(|error| damaged(path, format_args!("it is not an agent data file ({error})")))?;
-    let public = Public::decode_tpmt(&record.ak_public)
+    Public::decode_tpmt(&record.ak_public)
         .map_err(|error| damaged(path, format_args!("its public key is malformed ({error})")))?;
-    Ok(Some(Stored { key: key_algorithm(&public), record }))
+    let ak = SavedAk { public: record.ak_public, private: record.ak_private };
+    Ok(Some(Stored { ak, ek_hash: record.ek_hash }))
 }
 
-/// Writes the file, readable by its owner only, as it is written at each start.
+/// Copies the file to where a new AK does not overwrite it, and returns that path:
+/// `agent_data.json.backup-YYYYMMDD-HHMMSS`, in UTC.
+pub(crate) fn keep(path: &Path) -> Result<PathBuf, AgentDataError> {
+    let mut at = SystemTime::now();
+    let backup = loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".backup-{}", timestamp(at)));
+        let name = PathBuf::from(name);
+        // A copy that is there is the only one of another AK.
+        match name.try_exists() {
+            Ok(true) => at += Duration::from_secs(1),
+            _ => break name,
+        }
+    };
+    std::fs::read(path)
+        .and_then(|content| files::replace(&backup, &content, 0o600))
+        .map_err(|source| AgentDataError::Keep { path: backup.clone(), source })?;
+    Ok(backup)
+}
+
+/// `YYYYMMDD-HHMMSS` in UTC.
+fn timestamp(at: SystemTime) -> String {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Counted from 1 March of the year 0, so that a leap day is the last day of its year.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", time / 3600, time / 60 % 60, time % 60)
+}
+
+/// Writes the file, readable by its owner only. One that holds this already is left alone: a full disk is no reason
+/// not to start.
 pub(crate) fn store(path: &Path, ak: &SavedAk, fit: &Fit<'_>) -> Result<(), AgentDataError> {
     let record = Record {
         ak_hash_alg: hash_word(fit.hash).to_owned(),
@@ -105,7 +145,10 @@ pub(crate) fn store(path: &Path, ak: &SavedAk, fit: &Fit<'_>) -> Result<(), Agen
     };
     serde_json::to_vec_pretty(&record)
         .map_err(io::Error::from)
-        .and_then(|text| files::replace(path, &text, 0o600))
+        .and_then(|text| match std::fs::read(path) {
+            Ok(stored) if stored == text => Ok(()),
+            _ => files::replace(path, &text, 0o600),
+        })
         .map_err(|source| AgentDataError::Write { path: path.to_owned(), source })
 }
 
@@ -126,28 +169,6 @@ fn scheme_word(scheme: SignatureScheme) -> &'static str {
         SignatureScheme::RsaPss => "RsaPss",
         SignatureScheme::EcDsa => "EcDsa",
         SignatureScheme::EcSchnorr => "EcSchnorr",
-    }
-}
-
-/// Type and size of a key, which the stock agent does not compare: with it, a changed `tpm_encryption_alg` has no effect
-/// on the AK until the file is deleted.
-fn key_algorithm(public: &Public) -> Option<KeyAlgorithm> {
-    match &public.key {
-        PublicKey::Rsa { modulus, .. } => match modulus.len() {
-            128 => Some(KeyAlgorithm::Rsa1024),
-            256 => Some(KeyAlgorithm::Rsa2048),
-            384 => Some(KeyAlgorithm::Rsa3072),
-            512 => Some(KeyAlgorithm::Rsa4096),
-            _ => None,
-        },
-        PublicKey::Ecc { curve, .. } => Some(match curve {
-            Curve::NistP192 => KeyAlgorithm::Ecc192,
-            Curve::NistP224 => KeyAlgorithm::Ecc224,
-            Curve::NistP256 => KeyAlgorithm::Ecc256,
-            Curve::NistP384 => KeyAlgorithm::Ecc384,
-            Curve::NistP521 => KeyAlgorithm::Ecc521,
-            Curve::Sm2P256 => KeyAlgorithm::EccSm2,
-        }),
     }
 }
 
@@ -207,6 +228,55 @@ mod tests {
         let ek_hash = "0";
         for other in [Fit { hash, ..fit() }, Fit { key, ..fit() }, Fit { signing, ..fit() }, Fit { ek_hash, ..fit() }] {
             assert!(!stored.fits(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_the_same_is_not_written() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent_data.json");
+        let inode = || std::fs::metadata(&path).unwrap().ino();
+        store(&path, &ak(), &fit()).unwrap();
+        let first = inode();
+        store(&path, &ak(), &fit()).unwrap();
+        assert_eq!(inode(), first);
+        store(&path, &SavedAk { private: vec![9], ..ak() }, &fit()).unwrap();
+        assert_ne!(inode(), first);
+    }
+
+    #[test]
+    fn an_old_file_is_kept_under_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent_data.json");
+        store(&path, &ak(), &fit()).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        // Two within one second, too.
+        let backups = [keep(&path).unwrap(), keep(&path).unwrap()];
+        assert_ne!(backups[0], backups[1]);
+        for backup in backups {
+            assert_eq!(std::fs::read(&backup).unwrap(), content);
+            let name = backup.file_name().unwrap().to_str().unwrap();
+            let time = name.strip_prefix("agent_data.json.backup-").unwrap();
+            assert_eq!((time.len(), time.find('-')), (15, Some(8)), "{name}");
+        }
+        let missing = dir.path().join("missing");
+        let error = keep(&missing).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot keep the AK so far in {}.backup-", missing.display())), "{error}");
+    }
+
+    #[test]
+    fn times_are_calendar_dates() {
+        for (seconds, text) in [
+            (0, "19700101-000000"),
+            (951_782_399, "20000228-235959"),
+            (951_782_400, "20000229-000000"),
+            (951_868_800, "20000301-000000"),
+            (1_735_689_599, "20241231-235959"),
+            (1_753_600_245, "20250727-071045"),
+            (4_107_542_400, "21000301-000000"),
+        ] {
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
     }
 

@@ -21,7 +21,7 @@ Other environment variables:
   TCTI                  how to reach the TPM (option tcti), such as device:/dev/tpmrm0
   RUST_LOG              log filter, such as keylime_agent=debug
 
-Exit status: 0 after SIGTERM or SIGINT, 1 if the agent cannot start or register,
+Exit status: 0 after SIGTERM or SIGINT, 1 if the agent cannot start, register or go on,
 2 if the configuration or the command line is wrong.";
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub(crate) enum Cause {
     UnixSocket(#[from] UnixError),
     #[error(transparent)]
     Tpm(#[from] tpm::TpmError),
+    #[error("the thread that works with the TPM has ended after an error in this program: start it again")]
+    TpmThread,
     #[error(transparent)]
     AgentData(#[from] AgentDataError),
     #[error("the agent id cannot be used: {0}")]

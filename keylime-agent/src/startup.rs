@@ -12,7 +12,7 @@ use service::drain::Drain;
 use service::signals::{self, Shutdown};
 use tls::rustls::ServerConfig;
 use tls::{ClientTls, ServerTls, Trust};
-use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmSettings};
+use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmError, TpmSettings};
 use zeroize::Zeroizing;
 
 use crate::agent::Agent;
@@ -77,10 +77,14 @@ fn drop_privileges(config: &Config) -> Result<(), Cause> {
 
 async fn main(config: &Config, logs: Logs) -> Result<(), Cause> {
     let shutdown = signals::shutdown().map_err(Cause::Runtime)?;
-    let (host, port) = &config.listen;
-    let bound = Bound::new(host, *port).await?;
-    let stored = agent_data::load(&config.agent_data)?;
-    let tpm = open_tpm(config, stored.as_ref())?;
+    // Neither a name server nor a TPM that does not answer keeps a signal waiting.
+    let (bound, stored, tpm) = tokio::select! {
+        opened = open(config) => opened?,
+        () = shutdown.wait() => {
+            tracing::info!("Shutting down keylime agent");
+            return Ok(());
+        }
+    };
     // Leaves nothing in the TPM, however the rest ends.
     let guard = tpm.guard();
     let started = Start { config, tpm: tpm.clone(), shutdown: shutdown.clone() };
@@ -95,7 +99,16 @@ async fn main(config: &Config, logs: Logs) -> Result<(), Cause> {
     result
 }
 
-fn open_tpm(config: &Config, stored: Option<&Stored>) -> Result<Tpm, Cause> {
+/// Takes the address, reads the saved AK and opens the TPM.
+async fn open(config: &Config) -> Result<(Bound, Option<Stored>, Tpm), Cause> {
+    let (host, port) = &config.listen;
+    let bound = Bound::new(host, *port).await?;
+    let stored = agent_data::load(&config.agent_data)?;
+    let tpm = open_tpm(config, stored.as_ref()).await?;
+    Ok((bound, stored, tpm))
+}
+
+async fn open_tpm(config: &Config, stored: Option<&Stored>) -> Result<Tpm, Cause> {
     let options = &config.tpm;
     let tpm = Tpm::open(TpmSettings {
         tcti: options.tcti.clone(),
@@ -109,8 +122,8 @@ fn open_tpm(config: &Config, stored: Option<&Stored>) -> Result<Tpm, Cause> {
         },
         leftover_ak: stored.map(Stored::ak),
         ..TpmSettings::default()
-    })?;
-    Ok(tpm)
+    });
+    Ok(tpm.await?)
 }
 
 struct Start<'a> {
@@ -133,7 +146,7 @@ impl Start<'_> {
             identity = self.identity(logs, stored) => identity?,
             () = self.shutdown.wait() => return Ok(()),
         };
-        let unix = self.bind_unix()?;
+        let unix = self.bind_unix().await?;
         if self.register(&identity).await? == Outcome::Interrupted {
             return Ok(());
         }
@@ -179,40 +192,39 @@ impl Start<'_> {
         Ok(Identity { agent, registration, tls })
     }
 
-    /// The stored AK if it belongs to this TPM and these settings, else a new one, which is stored.
+    /// The stored AK if it belongs to this TPM and these settings, else a new one, which is stored; the old file is kept.
     async fn load_ak(&self, stored: Option<Stored>, ek_hash: &str) -> Result<AkInfo, Cause> {
         let path = &self.config.agent_data;
         let shown = path.display();
         let fit =
             Fit { hash: self.config.tpm.hash, key: self.config.tpm.key, signing: self.config.tpm.signing, ek_hash };
-        let saved = match stored {
-            None => {
-                tracing::info!("Agent Data not found in: {shown}");
-                None
-            }
-            Some(stored) if stored.fits(&fit) => Some(stored.ak()),
-            Some(_) => {
-                tracing::warn!("Not using old {shown} because it is not valid with current configuration");
-                None
-            }
-        };
-        let was_saved = saved.is_some();
-        let ak = self.tpm.load_or_create_ak(saved).await?;
-        match ak.rejected {
+        if stored.is_none() {
+            tracing::info!("Agent Data not found in: {shown}");
+        }
+        let fitting = stored.as_ref().filter(|stored| stored.fits(&fit)).map(Stored::ak);
+        let is_old = fitting.is_some();
+        let ak = match self.tpm.load_or_create_ak(fitting).await {
+            Ok(ak) => ak,
             // The file is for this very EK, so it is damaged or the TPM was cleared. Nobody shall find the host under a new
             // identity by surprise.
-            Some(reason) => {
+            Err(TpmError::AkRejected(reason)) => {
                 tracing::error!("Loading old AK key from {shown} failed: {reason}");
-                Err(agent_data::damaged(path, reason).into())
+                return Err(agent_data::damaged(path, reason).into());
             }
-            None => {
-                if was_saved {
-                    tracing::info!("Loaded old AK key from {shown}");
-                }
-                agent_data::store(path, &ak.saved, &fit)?;
-                Ok(ak)
-            }
+            Err(error) => return Err(error.into()),
+        };
+        if is_old {
+            tracing::info!("Loaded old AK key from {shown}");
+        } else if stored.is_some() {
+            // Whoever puts the options back needs it.
+            let kept = agent_data::keep(path)?;
+            tracing::warn!(
+                "Not using old {shown} because it is not valid with current configuration: it is kept as {}",
+                kept.display()
+            );
         }
+        agent_data::store(path, &ak.saved, &fit)?;
+        Ok(ak)
     }
 
     fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {
@@ -280,7 +292,7 @@ impl Start<'_> {
         }
     }
 
-    fn bind_unix(&self) -> Result<Option<BoundUnix>, Cause> {
+    async fn bind_unix(&self) -> Result<Option<BoundUnix>, Cause> {
         let Some(socket) = &self.config.unix_socket else {
             return Ok(None);
         };
@@ -293,7 +305,7 @@ impl Start<'_> {
                 .collect::<Result<_, _>>()
                 .map_err(Cause::AllowedUsers)?,
         };
-        Ok(Some(BoundUnix::new(&socket.path, socket.mode, allowed)?))
+        Ok(Some(BoundUnix::new(&socket.path, socket.mode, allowed).await?))
     }
 
     async fn register(&self, identity: &Identity) -> Result<Outcome, Cause> {
@@ -320,6 +332,7 @@ impl Start<'_> {
     async fn serve(&self, identity: Identity, bound: Bound, unix: Option<BoundUnix>) -> Result<(), Cause> {
         let scheme = if identity.tls.is_some() { "https" } else { "http" };
         let listener = bound.listen()?;
+        let unix = unix.map(BoundUnix::listen).transpose()?;
         tracing::info!("Listening on {scheme}://{}", listener.address);
         if let Some(socket) = &self.config.unix_socket {
             tracing::info!("Listening on Unix socket {}", socket.path.display());
@@ -332,17 +345,19 @@ impl Start<'_> {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            () = listener.serve(&routes, identity.tls, &drain) => {}
-            () = serve_unix => {}
-            () = self.shutdown.wait() => {}
-        }
+        let result = tokio::select! {
+            () = listener.serve(&routes, identity.tls, &drain) => Ok(()),
+            () = serve_unix => Ok(()),
+            () = self.tpm.ended() => Err(Cause::TpmThread),
+            () = self.shutdown.wait() => Ok(()),
+        };
         // Callers that come now are refused; those that have asked get their answer.
         drop(listener);
+        drop(unix);
         if !drain.drain(GRACE).await {
             tracing::warn!("ending with requests in progress");
         }
-        Ok(())
+        result
     }
 }
 

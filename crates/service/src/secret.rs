@@ -24,12 +24,6 @@ impl Secret {
     pub fn expose_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
-
-    /// Whether there is no secret at all, which configurations spell as an empty value.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 impl From<Vec<u8>> for Secret {
@@ -71,6 +65,5 @@ mod tests {
         assert_eq!(Secret::from("pässword").expose_str(), Some("pässword"));
         assert_eq!(Secret::from(vec![0xff]).expose_str(), None);
         assert_eq!(Secret::from(vec![0xff]).expose(), [0xff]);
-        assert!(Secret::from("").is_empty());
     }
 }

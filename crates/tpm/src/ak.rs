@@ -12,6 +12,7 @@ use crate::settings::TpmSettings;
 use crate::template;
 use std::fmt;
 use std::rc::Rc;
+use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
 /// Bound for each part of a saved AK; both parts of an RSA-4096 key stay below.
 const MAX_SAVED: usize = 1600;
@@ -23,6 +24,14 @@ pub struct SavedAk {
     pub public: Vec<u8>,
     /// The buffer of TPM2B_PRIVATE, without size: `ak_private`.
     pub private: Vec<u8>,
+}
+
+impl SavedAk {
+    /// Whether the AK is of the kind that these settings ask for.
+    #[must_use]
+    pub fn fits(&self, hash: HashAlgorithm, key: KeyAlgorithm, scheme: SignatureScheme) -> bool {
+        template::ak_start(hash, key, scheme).is_ok_and(|start| self.public.starts_with(start.as_slice()))
+    }
 }
 
 impl fmt::Debug for SavedAk {
@@ -41,13 +50,9 @@ pub struct AkInfo {
     pub saved: SavedAk,
     /// The transient handle; another one after the TPM was reopened.
     pub handle: u32,
-    /// Whether the key is new, so that it has to be registered.
-    pub created: bool,
-    /// If a saved AK was given and a new one was made: why.
-    pub rejected: Option<AkRejected>,
 }
 
-/// Why a saved AK was not used.
+/// Why a saved AK is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AkRejected {
@@ -81,27 +86,14 @@ impl Ak {
         self.loaded.release(&self.public_2b);
     }
 
-    pub(crate) fn describe(&self, created: bool, rejected: Option<AkRejected>) -> AkInfo {
-        AkInfo {
-            public_2b: self.public_2b.clone(),
-            saved: self.saved.clone(),
-            handle: self.handle(),
-            created,
-            rejected,
-        }
+    pub(crate) fn describe(&self) -> AkInfo {
+        AkInfo { public_2b: self.public_2b.clone(), saved: self.saved.clone(), handle: self.handle() }
     }
-}
-
-/// Whether the saved AK is of the kind that the settings ask for.
-fn fits(saved: &SavedAk, settings: &TpmSettings) -> Result<bool, TpmError> {
-    let start = template::ak_start(settings.hash, settings.key_alg, settings.scheme)?;
-    Ok(saved.public.starts_with(start.as_slice()))
 }
 
 /// Loads the saved AK if it fits the settings and the TPM takes it; `Ok(Err(_))` says why not.
 ///
-/// Only what proves that the blob is of no use leads there. A TPM without room or a broken connection is an error,
-/// since making a new AK would cost the host its registration.
+/// Only what proves that the blob is of no use leads there; a TPM without room or a broken connection is another error.
 pub(crate) fn load_saved(
     connection: &Rc<Connection>,
     ek: &Ek,
@@ -111,7 +103,7 @@ pub(crate) fn load_saved(
     if saved.public.len() > MAX_SAVED || saved.private.len() > MAX_SAVED {
         return Ok(Err(AkRejected::TooLong));
     }
-    if !fits(saved, settings)? {
+    if !saved.fits(settings.hash, settings.key_alg, settings.scheme) {
         return Ok(Err(AkRejected::OtherSettings));
     }
     match load(connection, ek, settings, saved) {

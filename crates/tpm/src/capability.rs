@@ -11,36 +11,15 @@ const TPM_CAP_HANDLES: u32 = 1;
 const TPM_CAP_PCRS: u32 = 5;
 const TPM_CAP_TPM_PROPERTIES: u32 = 6;
 
-const TPM_PT_MANUFACTURER: u32 = 0x105;
 /// First of the four 4-byte pieces of the vendor string.
 const TPM_PT_VENDOR_STRING_1: u32 = 0x106;
 const TPM_PT_VENDOR_STRING_4: u32 = 0x109;
-const TPM_PT_FIRMWARE_VERSION_1: u32 = 0x10B;
-const TPM_PT_FIRMWARE_VERSION_2: u32 = 0x10C;
 pub(crate) const TPM_PT_NV_BUFFER_MAX: u32 = 0x12C;
 
 /// First handle of the range of transient objects.
 pub(crate) const TRANSIENT_FIRST: u32 = 0x8000_0000;
 /// More handles than any TPM has slots or indexes for; ends a listing by a TPM that repeats itself.
 const MAX_HANDLES: usize = 1024;
-
-/// Who made the TPM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TpmProperties {
-    /// TCG vendor id, e.g. `IFX` or `IBM`.
-    pub manufacturer: String,
-    /// Vendor string, up to 16 characters, e.g. `SLB9670` or `SW   TPM`.
-    pub vendor: String,
-    /// Firmware version as the two 32-bit values the TPM reports, the first in the upper half.
-    pub firmware_version: u64,
-}
-
-impl TpmProperties {
-    /// Whether this is a software TPM, which gives no hardware root of trust: its vendor string contains `SW`.
-    pub fn is_software(&self) -> bool {
-        self.vendor.contains("SW")
-    }
-}
 
 fn query(connection: &Connection, capability: u32, property: u32, count: u32) -> Result<Response, TpmError> {
     let mut command = Command::new(GET_CAPABILITY);
@@ -58,31 +37,22 @@ pub(crate) fn tpm_properties(connection: &Connection, first: u32, count: u32) ->
     })
 }
 
-/// Manufacturer, vendor string and firmware version.
-pub(crate) fn vendor(connection: &Connection) -> Result<TpmProperties, TpmError> {
-    let count = TPM_PT_FIRMWARE_VERSION_2 - TPM_PT_MANUFACTURER + 1;
-    let values = tpm_properties(connection, TPM_PT_MANUFACTURER, count)?;
-    Ok(describe(&values))
+/// Whether this is a software TPM, which gives no hardware root of trust: its vendor string contains `SW`.
+pub(crate) fn is_software(connection: &Connection) -> Result<bool, TpmError> {
+    let count = TPM_PT_VENDOR_STRING_4 - TPM_PT_VENDOR_STRING_1 + 1;
+    let values = tpm_properties(connection, TPM_PT_VENDOR_STRING_1, count)?;
+    Ok(vendor(&values).contains("SW"))
 }
 
-fn describe(values: &[(u32, u32)]) -> TpmProperties {
-    let text = |first: u32, last: u32| -> String {
-        values
-            .iter()
-            .filter(|(tag, _)| (first..=last).contains(tag))
-            .flat_map(|(_, value)| value.to_be_bytes())
-            .filter(|byte| *byte == b' ' || byte.is_ascii_graphic())
-            .map(char::from)
-            .collect::<String>()
-            .trim()
-            .to_owned()
-    };
-    let number = |wanted: u32| values.iter().find(|(tag, _)| *tag == wanted).map_or(0, |(_, value)| u64::from(*value));
-    TpmProperties {
-        manufacturer: text(TPM_PT_MANUFACTURER, TPM_PT_MANUFACTURER),
-        vendor: text(TPM_PT_VENDOR_STRING_1, TPM_PT_VENDOR_STRING_4),
-        firmware_version: number(TPM_PT_FIRMWARE_VERSION_1) << 32 | number(TPM_PT_FIRMWARE_VERSION_2),
-    }
+/// The vendor string, up to 16 characters, e.g. `SLB9670` or `SW   TPM`.
+fn vendor(values: &[(u32, u32)]) -> String {
+    values
+        .iter()
+        .filter(|(tag, _)| (TPM_PT_VENDOR_STRING_1..=TPM_PT_VENDOR_STRING_4).contains(tag))
+        .flat_map(|(_, value)| value.to_be_bytes())
+        .filter(|byte| *byte == b' ' || byte.is_ascii_graphic())
+        .map(char::from)
+        .collect()
 }
 
 /// All existing handles from `first` to `last`, ascending.
@@ -142,20 +112,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_vendor_string_tells_a_software_tpm() {
+    fn the_vendor_string_is_put_together() {
         let rows = [
-            ([0x5357_2020, 0x2054_504D, 0, 0], "SW   TPM", true),
-            ([0x534C_4239, 0x3637_3000, 0, 0], "SLB9670", false),
-            ([0, 0, 0, 0], "", false),
+            ([0x5357_2020, 0x2054_504D, 0, 0], "SW   TPM"),
+            ([0x534C_4239, 0x3637_3000, 0, 0], "SLB9670"),
+            ([0, 0, 0, 0], ""),
         ];
-        for (pieces, text, software) in rows {
-            let mut values = vec![(TPM_PT_MANUFACTURER, 0x4946_5800), (TPM_PT_FIRMWARE_VERSION_1, 7)];
+        for (pieces, text) in rows {
+            let mut values = vec![(TPM_PT_VENDOR_STRING_1 - 1, 0x4946_5800), (TPM_PT_VENDOR_STRING_4 + 1, 0x5357_0000)];
             values.extend((TPM_PT_VENDOR_STRING_1..).zip(pieces));
-            let properties = describe(&values);
-            assert_eq!(properties.manufacturer, "IFX");
-            assert_eq!(properties.vendor, text);
-            assert_eq!(properties.is_software(), software);
-            assert_eq!(properties.firmware_version, 7 << 32);
+            assert_eq!(vendor(&values), text);
         }
     }
 }

@@ -139,9 +139,12 @@ pub enum TpmError {
         /// The TPM's answer.
         code: ResponseCode,
     },
+    /// The saved AK is of no use.
+    #[error("the saved AK cannot be used: {0}")]
+    AkRejected(#[source] AkRejected),
     /// The AK that was in use can not be loaded any more.
     #[error(
-        "the AK in use cannot be loaded again: {0}; restart the service to make a new one, and enrol the host again"
+        "the AK in use cannot be loaded again: {0}; if the TPM was cleared, its keys are gone: remove the saved AK, delete the host's registration and start again"
     )]
     AkLost(AkRejected),
     /// The NV index may be read with the platform's authorization or a policy only.

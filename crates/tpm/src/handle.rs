@@ -2,7 +2,7 @@
 //! The thread and the queue in front of it; [`Tpm`] is what the rest of the program holds.
 
 use crate::ak::{AkInfo, SavedAk};
-use crate::capability::TpmProperties;
+use crate::capability;
 use crate::connection::Connection;
 use crate::credential::ParsedCredential;
 use crate::ek::EkInfo;
@@ -15,19 +15,18 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use tpm_wire::pcr::{PcrMask, PcrValues};
 use zeroize::Zeroizing;
 
 /// Time limit of the operations at start, which can make keys: a discrete TPM takes a minute or more for a large RSA
 /// key when it is unlucky.
-pub const STARTUP_LIMIT: Duration = Duration::from_secs(300);
+const STARTUP_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a shutdown waits for the command the TPM is working on.
-pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(6);
 
 /// The thread marshals small structures only.
 const STACK: usize = 256 * 1024;
@@ -46,6 +45,8 @@ pub struct Tpm {
 
 struct Shared {
     stop: AtomicBool,
+    /// When those who asked for the end stop waiting for it; set by the first of them.
+    stop_by: OnceLock<Instant>,
     /// TPM commands sent.
     sent: Arc<AtomicU64>,
     /// Closed when the thread has ended; for tasks that wait.
@@ -54,18 +55,20 @@ struct Shared {
     ended_blocking: Mutex<Receiver<()>>,
 }
 
-/// Shuts the TPM down when dropped and waits for it, at most [`SHUTDOWN_LIMIT`]: for `main`, so that nothing stays in
-/// the TPM when a start fails or a task panics.
+/// Shuts the TPM down when dropped and waits for it, at most until six seconds after the shutdown was first asked for:
+/// for `main`, so that nothing stays in the TPM when a start fails or a task panics.
 pub struct TpmGuard(Tpm);
 
 impl Tpm {
-    /// Opens the TPM on a thread of its own. Blocks until the TPM has answered.
+    /// Opens the TPM on a thread of its own. Cancel safe: a TPM that answers after that is closed at once.
     ///
     /// # Errors
     /// Settings that cannot work together, a TPM that cannot be opened ([`TpmError::Open`] names the TCTI and what to
     /// do), or a PCR bank that is not active.
-    pub fn open(settings: TpmSettings) -> Result<Self, TpmError> {
-        template::check(settings.hash, settings.key_alg, settings.scheme)?;
+    pub async fn open(settings: TpmSettings) -> Result<Self, TpmError> {
+        if let Some(problem) = template::check(settings.hash, settings.key_alg, settings.scheme).into_iter().next() {
+            return Err(problem);
+        }
         tcti::silence_library_log();
         let (queue, jobs) = sync_channel(settings.queue.get());
         let (ended_sender, ended) = watch::channel(());
@@ -73,6 +76,7 @@ impl Tpm {
         let sent = Arc::new(AtomicU64::new(0));
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
+            stop_by: OnceLock::new(),
             sent: Arc::clone(&sent),
             ended,
             ended_blocking: Mutex::new(ended_blocking),
@@ -80,7 +84,7 @@ impl Tpm {
         // The thread must not keep the queue open, so it gets the flag only.
         let stop = Arc::downgrade(&shared);
         let stop = move || stop.upgrade().is_none_or(|shared| shared.stop.load(Ordering::Acquire));
-        let (ready, opened) = sync_channel(1);
+        let (ready, opened) = oneshot::channel();
         thread::Builder::new()
             .name("tpm".to_owned())
             .stack_size(STACK)
@@ -94,12 +98,12 @@ impl Tpm {
                             work(owner, &jobs, stop);
                         }
                     }
-                    // The caller waits for this message.
+                    // The caller may have gone meanwhile.
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })
             .map_err(TpmError::Thread)?;
-        opened.recv().unwrap_or(Err(TpmError::Closed))?;
+        opened.await.unwrap_or(Err(TpmError::Closed))?;
         Ok(Tpm { queue, shared })
     }
 
@@ -150,10 +154,11 @@ impl Tpm {
         self.submit(Self::startup_deadline(), |owner, tpm| owner.create_ek(tpm)).await
     }
 
-    /// Loads the saved AK, or makes one if there is none or it is of no use under these settings and in this TPM.
+    /// Loads the saved AK, or makes one if there is none.
     ///
     /// # Errors
-    /// As for [`Tpm::create_ek`]. A new AK is made only if the saved one is proven useless ([`AkInfo::rejected`]).
+    /// As for [`Tpm::create_ek`], and [`TpmError::AkRejected`] if the saved AK is of no use under these settings or in
+    /// this TPM.
     pub async fn load_or_create_ak(&self, saved: Option<SavedAk>) -> Result<AkInfo, TpmError> {
         let deadline = Self::startup_deadline();
         self.submit(deadline, move |owner, tpm| owner.load_or_create_ak(tpm, saved.as_ref())).await
@@ -189,28 +194,12 @@ impl Tpm {
         self.submit(request.deadline, move |owner, tpm| owner.quote(tpm, &request)).await
     }
 
-    /// Reads PCRs of the configured bank.
-    ///
-    /// # Errors
-    /// [`TpmError::NoSuchPcr`], and as for [`Tpm::quote`].
-    pub async fn pcr_read(&self, mask: PcrMask, deadline: Instant) -> Result<PcrValues, TpmError> {
-        self.submit(deadline, move |owner, tpm| owner.pcr_read(tpm, mask)).await
-    }
-
-    /// Who made the TPM.
+    /// Whether this is a software TPM, which gives no hardware root of trust.
     ///
     /// # Errors
     /// The queue's and the TPM's.
-    pub async fn properties(&self) -> Result<TpmProperties, TpmError> {
-        self.submit(Self::startup_deadline(), |owner, tpm| owner.properties(tpm)).await
-    }
-
-    /// Whether this is a software TPM.
-    ///
-    /// # Errors
-    /// As for [`Tpm::properties`].
     pub async fn vendor_is_software(&self) -> Result<bool, TpmError> {
-        self.properties().await.map(|properties| properties.is_software())
+        self.submit(Self::startup_deadline(), |_, tpm| capability::is_software(tpm)).await
     }
 
     /// How many commands were sent to the TPM since it was opened.
@@ -218,25 +207,29 @@ impl Tpm {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    fn stop(&self) {
+    /// Tells the thread to end; until when to wait for it.
+    fn stop(&self) -> Instant {
         self.shared.stop.store(true, Ordering::Release);
         // Wakes the thread if it sleeps. A full queue means that it is awake; a closed one that it has ended.
         let wake: Job = Box::new(|_| ());
         drop(self.queue.try_send(wake));
+        *self.shared.stop_by.get_or_init(|| Instant::now() + SHUTDOWN_LIMIT)
+    }
+
+    /// Completes when the thread has ended: after a shutdown, or because it panicked, which nothing recovers from.
+    /// Cancel safe.
+    pub async fn ended(&self) {
+        // Nothing is ever sent: the channel closes with the thread.
+        let _closed = self.shared.ended.clone().changed().await;
     }
 
     /// Flushes all that is ours from the TPM and ends the thread; waiting requests get [`TpmError::Closed`].
     ///
     /// # Errors
-    /// [`TpmError::Deadline`] if the thread did not end within [`SHUTDOWN_LIMIT`].
+    /// [`TpmError::Deadline`] if the thread did not end within six seconds after the shutdown was first asked for.
     pub async fn shutdown(&self) -> Result<(), TpmError> {
-        self.stop();
-        let mut ended = self.shared.ended.clone();
-        match tokio::time::timeout(SHUTDOWN_LIMIT, ended.changed()).await {
-            // Nothing is ever sent: the channel closes with the thread.
-            Ok(_closed) => Ok(()),
-            Err(_) => Err(TpmError::Deadline),
-        }
+        let by = self.stop();
+        tokio::time::timeout_at(by.into(), self.ended()).await.map_err(|_| TpmError::Deadline)
     }
 }
 
@@ -248,9 +241,10 @@ impl fmt::Debug for Tpm {
 
 impl Drop for TpmGuard {
     fn drop(&mut self) {
-        self.0.stop();
+        let by = self.0.stop();
         let ended = self.0.shared.ended_blocking.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended.recv_timeout(SHUTDOWN_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        let limit = by.saturating_duration_since(Instant::now());
+        if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the TPM did not finish its command in time, keys may stay loaded in it");
         }
     }
@@ -274,5 +268,26 @@ fn work(mut owner: Owner, jobs: &Receiver<Job>, stop: impl Fn() -> bool) {
             Err(RecvTimeoutError::Timeout) => owner.recover(),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_support::{Swtpm, SwtpmOptions, require};
+
+    #[tokio::test]
+    async fn a_panic_of_the_thread_is_told() {
+        let Some(()) = require::swtpm() else { return };
+        let swtpm = Swtpm::start(SwtpmOptions { ek_certificate: false, ..SwtpmOptions::default() }).unwrap();
+        let tpm = Tpm::open(TpmSettings { tcti: Some(swtpm.tcti.clone()), ..TpmSettings::default() }).await.unwrap();
+        let patience = Duration::from_secs(30);
+        let soon = tokio::time::timeout(Duration::from_millis(10), tpm.ended()).await;
+        assert!(soon.is_err(), "it has ended by itself");
+        let broken = |_: &mut Owner, _: &Rc<Connection>| -> Result<(), TpmError> { panic!("on purpose") };
+        let answer = tpm.submit(Instant::now() + patience, broken).await;
+        assert!(matches!(answer, Err(TpmError::Closed)));
+        tokio::time::timeout(patience, tpm.ended()).await.expect("the end is told");
+        assert!(matches!(tpm.vendor_is_software().await, Err(TpmError::Closed)));
     }
 }

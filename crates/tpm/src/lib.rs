@@ -13,7 +13,7 @@
 //! use tpm::{QuoteRequest, Tpm, TpmSettings};
 //! use tpm_wire::{hash::HashAlgorithm, nonce::Nonce, pcr::PcrMask};
 //!
-//! let tpm = Tpm::open(TpmSettings::default())?;
+//! let tpm = Tpm::open(TpmSettings::default()).await?;
 //! let _guard = tpm.guard();
 //! let ek = tpm.create_ek().await?;
 //! let ak = tpm.load_or_create_ak(None).await?;
@@ -54,11 +54,11 @@ pub mod tcti;
 mod template;
 
 pub use ak::{AkInfo, AkRejected, SavedAk};
-pub use capability::TpmProperties;
 pub use credential::ParsedCredential;
 pub use ek::{EkInfo, EkSource};
 pub use error::{EkHandleCause, OpenCause, TpmError};
-pub use handle::{SHUTDOWN_LIMIT, STARTUP_LIMIT, Tpm, TpmGuard};
+pub use handle::{Tpm, TpmGuard};
 pub use quote::{Quote, QuoteRequest};
 pub use response_code::ResponseCode;
 pub use settings::TpmSettings;
+pub use template::check;

@@ -2,12 +2,12 @@
 //! The state of the thread that owns the TPM, and its recovery after the TPM was reset or lost.
 
 use crate::ak::{self, Ak, AkInfo, SavedAk};
-use crate::capability::{self, TpmProperties};
+use crate::capability;
 use crate::connection::Connection;
 use crate::credential::{self, ParsedCredential};
 use crate::ek::{Ek, EkInfo};
 use crate::error::{OpenCause, TpmError};
-use crate::pcr::{self, KnownPcrs};
+use crate::pcr::KnownPcrs;
 use crate::quote::{self, Quote, QuoteRequest};
 use crate::settings::TpmSettings;
 use crate::tcti;
@@ -16,7 +16,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
-use tpm_wire::pcr::{PcrMask, PcrValues};
 use zeroize::Zeroizing;
 
 /// Wait before the second attempt to reopen the TPM; doubled after each failure.
@@ -198,9 +197,14 @@ impl Owner {
             ak::flush_leftovers(connection, saved)?;
         }
         let ek = self.take_ek(connection)?;
-        let outcome = load_or_create(connection, &ek, &self.settings, saved);
+        let loaded = match saved {
+            Some(saved) => ak::load_saved(connection, &ek, &self.settings, saved)
+                .and_then(|loaded| loaded.map_err(TpmError::AkRejected)),
+            None => ak::create(connection, &ek, &self.settings),
+        };
         self.ek = Some(ek);
-        let (ak, info) = outcome?;
+        let ak = loaded?;
+        let info = ak.describe();
         self.saved = Some(ak.saved.clone());
         self.ak = Some(ak);
         Ok(info)
@@ -232,20 +236,6 @@ impl Owner {
         quote::quote(connection, ak, &mut self.known, self.settings.hash, request)
     }
 
-    pub(crate) fn pcr_read(&mut self, connection: &Connection, mask: PcrMask) -> Result<PcrValues, TpmError> {
-        let bank = self.settings.hash;
-        let values = pcr::read(connection, bank, mask)?;
-        self.known.learn(values);
-        // Just learnt, so they are all known.
-        self.known
-            .select(bank, mask)
-            .ok_or(TpmError::Malformed { command: crate::command::PCR_READ.0, what: "the PCR values" })
-    }
-
-    pub(crate) fn properties(&self, connection: &Connection) -> Result<TpmProperties, TpmError> {
-        capability::vendor(connection)
-    }
-
     fn release_keys(&mut self) {
         self.flush_ek();
         if let Some(ak) = self.ak.take() {
@@ -274,27 +264,6 @@ fn connect(tcti: &str, settings: &TpmSettings, sent: &Arc<AtomicU64>) -> Result<
             Err(tcti::explain(tcti, OpenCause::Tpm(Box::new(error))))
         }
     }
-}
-
-fn load_or_create(
-    connection: &Rc<Connection>,
-    ek: &Ek,
-    settings: &TpmSettings,
-    saved: Option<&SavedAk>,
-) -> Result<(Ak, AkInfo), TpmError> {
-    let mut rejected = None;
-    if let Some(saved) = saved {
-        match ak::load_saved(connection, ek, settings, saved)? {
-            Ok(ak) => {
-                let info = ak.describe(false, None);
-                return Ok((ak, info));
-            }
-            Err(reason) => rejected = Some(reason),
-        }
-    }
-    let ak = ak::create(connection, ek, settings)?;
-    let info = ak.describe(true, rejected);
-    Ok((ak, info))
 }
 
 /// An error with its sources, in one line.

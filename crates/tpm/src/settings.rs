@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 /// Settings of [`crate::Tpm::open`]. The default is Keylime's: sha256, rsa2048, rsassa, EK by template.
 #[derive(Clone)]
 pub struct TpmSettings {
-    /// libtss2's TCTI text. Absent or empty: the environment variable `TCTI`, else the kernel's device; see
-    /// [`crate::tcti::choose`].
+    /// libtss2's TCTI text. Absent or empty: the environment variable `TCTI`, else the kernel's resource manager if
+    /// there is one, else the bare device.
     pub tcti: Option<String>,
     /// PCR bank, hash of the AK's signature scheme and its nameAlg.
     pub hash: HashAlgorithm,

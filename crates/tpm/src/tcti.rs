@@ -18,7 +18,7 @@ const BARE_DEVICE: &str = "/dev/tpm0";
 /// `exists` knows it, else the bare device.
 ///
 /// An empty text counts as absent.
-pub fn choose(setting: Option<&str>, environment: Option<&str>, exists: impl Fn(&Path) -> bool) -> String {
+pub(crate) fn choose(setting: Option<&str>, environment: Option<&str>, exists: impl Fn(&Path) -> bool) -> String {
     let given = [setting, environment].into_iter().flatten().map(str::trim).find(|text| !text.is_empty());
     match given {
         Some(text) => text.to_owned(),

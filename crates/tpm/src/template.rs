@@ -38,11 +38,13 @@ fn kind(algorithm: KeyAlgorithm) -> Result<Kind, TpmError> {
     })
 }
 
-/// Checks that there are templates for these settings and that scheme and key type belong together.
-pub(crate) fn check(hash: HashAlgorithm, key: KeyAlgorithm, scheme: SignatureScheme) -> Result<(), TpmError> {
-    kind(key)?;
-    hash.digest(&[]).map_err(|_| TpmError::HashAlgorithm(hash))?;
-    if scheme.is_rsa() == key.is_rsa() { Ok(()) } else { Err(TpmError::SchemeMismatch { scheme, key }) }
+/// Why these settings cannot work: [`TpmError::HashAlgorithm`], [`TpmError::KeyAlgorithm`],
+/// [`TpmError::SchemeMismatch`], or several of them. Empty if they can.
+#[must_use]
+pub fn check(hash: HashAlgorithm, key: KeyAlgorithm, scheme: SignatureScheme) -> Vec<TpmError> {
+    let hash = hash.digest(&[]).err().map(|_| TpmError::HashAlgorithm(hash));
+    let mismatch = (scheme.is_rsa() != key.is_rsa()).then_some(TpmError::SchemeMismatch { scheme, key });
+    [hash, kind(key).err(), mismatch].into_iter().flatten().collect()
 }
 
 /// The TPMT_PUBLIC of the default EK of this type.
@@ -175,8 +177,10 @@ mod tests {
             ),
         ];
         for (hash, key, scheme, text) in rows {
-            assert_eq!(check(hash, key, scheme).unwrap_err().to_string(), text);
+            let found: Vec<_> = check(hash, key, scheme).iter().map(ToString::to_string).collect();
+            assert_eq!(found, [text]);
         }
-        assert!(check(H::Sha1, K::Ecc521, S::EcSchnorr).is_ok());
+        assert!(check(H::Sha1, K::Ecc521, S::EcSchnorr).is_empty());
+        assert_eq!(check(H::Sm3_256, K::EccSm2, S::RsaSsa).len(), 3);
     }
 }

@@ -142,7 +142,7 @@ async fn a_stalled_tpm_delays_nobody_beyond_the_deadline() -> Result<()> {
 async fn shutdown_is_bounded_and_leaves_nothing() -> Result<()> {
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     // With the EK and the AK loaded, by the guard.
-    let tpm = Tpm::open(settings(&swtpm))?;
+    let tpm = Tpm::open(settings(&swtpm)).await?;
     let guard = tpm.guard();
     tpm.create_ek().await?;
     tpm.load_or_create_ak(None).await?;
@@ -167,6 +167,38 @@ async fn shutdown_is_bounded_and_leaves_nothing() -> Result<()> {
     for task in tasks {
         assert!(matches!(task.await?, Ok(_) | Err(TpmError::Closed)));
     }
+    ensure_empty(&swtpm)
+}
+
+#[tokio::test]
+async fn a_stalled_tpm_delays_the_end_only_once() -> Result<()> {
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
+    let (tpm, _, _) = start(settings(&swtpm), None).await?;
+    let guard = tpm.guard();
+    swtpm.part().context("running")?.pause();
+    let begin = Instant::now();
+    let quote = request(HashAlgorithm::Sha256, PcrMask::EMPTY)?;
+    let sent = tpm.commands_sent();
+    let asked = tokio::spawn({
+        let tpm = tpm.clone();
+        async move { tpm.quote(quote).await }
+    });
+    while tpm.commands_sent() == sent {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        ensure!(begin.elapsed() < PATIENCE);
+    }
+    let begin = Instant::now();
+    assert!(matches!(tpm.shutdown().await, Err(TpmError::Deadline)));
+    assert!(matches!(tpm.shutdown().await, Err(TpmError::Deadline)));
+    drop(guard);
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    asked.abort();
+
+    // Opening can be given up, too; the TPM is then closed as soon as it answers.
+    let opening = tokio::time::timeout(Duration::from_millis(300), Tpm::open(settings(&swtpm))).await;
+    assert!(opening.is_err());
+    swtpm.part().context("running")?.resume();
+    tokio::time::timeout(PATIENCE, tpm.ended()).await?;
     ensure_empty(&swtpm)
 }
 
@@ -207,7 +239,7 @@ async fn what_a_killed_process_left_is_cleared() -> Result<()> {
         let saved = if saved.is_empty() { None } else { Some(parse_ak(&saved)?) };
         // Not told of the leftovers, so that they pile up.
         let settings = TpmSettings { tcti: Some(tcti), ..TpmSettings::default() };
-        let tpm = Tpm::open(settings)?;
+        let tpm = Tpm::open(settings).await?;
         tpm.create_ek().await?;
         let ak = match saved {
             // Without reload through this crate, which would clear up: a new AK each time.
@@ -230,7 +262,7 @@ async fn what_a_killed_process_left_is_cleared() -> Result<()> {
     assert_eq!(swtpm.transient_handles()?.len(), 2);
     let settings = TpmSettings { leftover_ak: Some(saved.clone()), ..settings(&swtpm) };
     let (tpm, _, ak) = start(settings, Some(saved.clone())).await?;
-    assert!(!ak.created);
+    assert_eq!(ak.saved, saved);
     check(&identity_quote(&tpm).await?, &ak.public_2b)?;
     assert_eq!(swtpm.transient_handles()?.len(), 2);
     tpm.shutdown().await?;
@@ -244,7 +276,7 @@ async fn a_full_tpm_is_explained() -> Result<()> {
     for context in ["a.ctx", "b.ctx", "c.ctx"] {
         swtpm.tool("tpm2_createprimary", &["-C", "o", "-G", "ecc", "-c", context])?;
     }
-    let tpm = Tpm::open(settings(&swtpm))?;
+    let tpm = Tpm::open(settings(&swtpm)).await?;
     let text = tpm.create_ek().await.map(drop).map_err(|error| error.to_string());
     let expected = "the TPM has no room for another loaded object or session (TPM2_CreatePrimary: \
                     TPM_RC_OBJECT_MEMORY: out of memory for objects (0x902)): free what other programs left there \
@@ -268,19 +300,19 @@ async fn a_full_tpm_is_explained() -> Result<()> {
 async fn a_tpm_that_is_not_there_is_named() -> Result<()> {
     let Some(mut swtpm) = plain_swtpm().await? else { return Ok(()) };
     let settings = settings(&swtpm);
-    let open = || Tpm::open(settings.clone()).map(drop).map_err(|error| error.to_string());
+    let open = async || Tpm::open(settings.clone()).await.map(drop).map_err(|error| error.to_string());
     swtpm.power_off();
     let expected = format!(
         "cannot open the TPM through TCTI `{}`: input/output error (0x000a000a); is the software TPM running there, \
          and is its TCTI library installed (Debian: libtss2-tcti-swtpm0 or libtss2-tcti-mssim0)?",
         swtpm.tcti
     );
-    assert_eq!(open(), Err(expected));
+    assert_eq!(open().await, Err(expected));
     swtpm.power_on()?;
-    assert_eq!(open(), Ok(()));
+    assert_eq!(open().await, Ok(()));
 
     let nonsense = TpmSettings { tcti: Some("nonsense:1".to_owned()), ..TpmSettings::default() };
-    let text = Tpm::open(nonsense).map(drop).map_err(|error| error.to_string());
+    let text = Tpm::open(nonsense).await.map(drop).map_err(|error| error.to_string());
     assert!(matches!(text, Err(text) if text.starts_with("cannot open the TPM through TCTI `nonsense:1`: ")));
     Ok(())
 }

@@ -7,10 +7,9 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::fs;
-use std::time::Instant;
 use support::{all_banks, ensure_empty, plain_swtpm, request, settings, start, swtpm, verify};
 use test_support::{Swtpm, SwtpmOptions};
-use tpm::{AkRejected, EkSource, ParsedCredential, SavedAk, Tpm, TpmSettings};
+use tpm::{AkRejected, EkSource, ParsedCredential, SavedAk, Tpm, TpmError, TpmSettings};
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 use tpm_wire::pcr::PcrMask;
 use tpm_wire::public::Public;
@@ -47,7 +46,7 @@ fn make_credential(swtpm: &Swtpm, ek_2b: &[u8], ak_2b: &[u8], secret: &[u8]) -> 
 #[tokio::test]
 async fn the_ek_by_template_is_the_one_the_vendor_certified() -> Result<()> {
     let Some(swtpm) = swtpm(SwtpmOptions::default()).await? else { return Ok(()) };
-    let tpm = Tpm::open(settings(&swtpm))?;
+    let tpm = Tpm::open(settings(&swtpm)).await?;
     let ek = tpm.create_ek().await?;
     assert_eq!(ek.certificate.as_deref(), Some(&swtpm.ek_certificate()?[..]));
     assert!(ek.certificate_is_der && ek.certificate_problem.is_none() && ek.chain_problem.is_none());
@@ -60,13 +59,11 @@ async fn the_ek_by_template_is_the_one_the_vendor_certified() -> Result<()> {
     assert!(certificate.windows(spki.len()).any(|part| part == spki), "the certificate is for another key");
 
     assert!(tpm.vendor_is_software().await?);
-    assert_eq!(tpm.properties().await?.manufacturer, "IBM");
     tpm.shutdown().await?;
 
     let persistent = TpmSettings { ek: EkSource::Persistent(0x8101_0001), ..settings(&swtpm) };
-    let (tpm, same, ak) = start_and_activate(&swtpm, persistent).await?;
+    let (tpm, same, _) = start_and_activate(&swtpm, persistent).await?;
     assert_eq!(same.public_2b, ek.public_2b);
-    assert!(ak.created);
     tpm.shutdown().await?;
     assert!(swtpm.persistent_handles()?.contains(&0x8101_0001));
     ensure_empty(&swtpm)
@@ -74,7 +71,7 @@ async fn the_ek_by_template_is_the_one_the_vendor_certified() -> Result<()> {
 
 /// A whole start with a credential activated by the right keys.
 async fn start_and_activate(swtpm: &Swtpm, settings: TpmSettings) -> Result<(Tpm, tpm::EkInfo, tpm::AkInfo)> {
-    let tpm = Tpm::open(settings)?;
+    let tpm = Tpm::open(settings).await?;
     let ek = tpm.create_ek().await?;
     let ak = tpm.load_or_create_ak(None).await?;
     let secret = b"32 letters and digits, as agreed";
@@ -120,7 +117,7 @@ async fn every_key_type_activates_and_quotes() -> Result<()> {
 
     // swtpm has no RSA 4096.
     let settings = TpmSettings { key_alg: K::Rsa4096, ..settings(&swtpm) };
-    let tpm = Tpm::open(settings)?;
+    let tpm = Tpm::open(settings).await?;
     let text = refusal(tpm.create_ek().await)?;
     assert_eq!(text, "TPM2_CreatePrimary failed: TPM_RC_VALUE (0x2c4, parameter 2)");
     tpm.shutdown().await?;
@@ -131,14 +128,12 @@ async fn every_key_type_activates_and_quotes() -> Result<()> {
 async fn a_saved_ak_is_reused_and_never_by_mistake() -> Result<()> {
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, first) = start(settings(&swtpm), None).await?;
-    assert!(first.created && first.rejected.is_none());
     assert!(hex::encode(&first.public_2b).starts_with("01180001000b00050072000000100014000b0800000000000100"));
     assert_eq!(first.saved.public, first.public_2b[2..]);
     tpm.shutdown().await?;
     ensure_empty(&swtpm)?;
 
     let (tpm, _, again) = start(settings(&swtpm), Some(first.saved.clone())).await?;
-    assert!(!again.created && again.rejected.is_none());
     assert_eq!(again.public_2b, first.public_2b);
     assert_eq!(again.saved, first.saved);
     assert_eq!(swtpm.transient_handles()?, [again.handle]);
@@ -168,22 +163,19 @@ async fn a_saved_ak_is_reused_and_never_by_mistake() -> Result<()> {
     ];
     for (settings, saved, reason) in rows {
         let row = format!("{settings:?} {saved:?}");
-        let (tpm, _, ak) = start(settings, Some(saved.clone())).await.with_context(|| row.clone())?;
-        assert_eq!(ak.rejected, Some(reason), "{row}");
-        assert!(ak.created, "{row}");
-        assert_ne!(ak.public_2b, first.public_2b, "{row}");
+        let tpm = Tpm::open(settings).await.with_context(|| row.clone())?;
+        tpm.create_ek().await.with_context(|| row.clone())?;
+        let refused = tpm.load_or_create_ak(Some(saved.clone())).await.map(drop);
+        assert!(matches!(refused, Err(TpmError::AkRejected(found)) if found == reason), "{row}: {refused:?}");
         tpm.shutdown().await?;
         ensure_empty(&swtpm)?;
     }
-    assert_eq!(
-        R::Refused(integrity).to_string(),
-        "this TPM does not accept it, it was made by another TPM or is damaged: TPM_RC_INTEGRITY: the integrity \
-         check failed (0x1df, parameter 1)"
-    );
-
     let other = Swtpm::start(support::plain())?;
-    let (tpm, _, ak) = start(settings(&other), Some(good.clone())).await?;
-    assert_eq!(ak.rejected, Some(R::Refused(integrity)));
+    let tpm = Tpm::open(settings(&other)).await?;
+    let text = refusal(tpm.load_or_create_ak(Some(good.clone())).await)?;
+    let cause = "this TPM does not accept it, it was made by another TPM or is damaged: TPM_RC_INTEGRITY: the \
+                 integrity check failed (0x1df, parameter 1)";
+    assert_eq!(text, format!("the saved AK cannot be used: {cause}"));
     tpm.shutdown().await?;
     Ok(())
 }
@@ -191,7 +183,7 @@ async fn a_saved_ak_is_reused_and_never_by_mistake() -> Result<()> {
 #[tokio::test]
 async fn credentials_for_other_keys_are_refused() -> Result<()> {
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
-    let tpm = Tpm::open(settings(&swtpm))?;
+    let tpm = Tpm::open(settings(&swtpm)).await?;
     let ek = tpm.create_ek().await?;
     let none = ParsedCredential { id_object: vec![0; 34], encrypted_secret: vec![0; 256] };
     assert_eq!(refusal(tpm.activate_credential(none).await)?, "no AK has been loaded yet");
@@ -236,7 +228,7 @@ async fn certificates_are_cut_out_of_padded_indexes() -> Result<()> {
     let certificate = swtpm.ek_certificate()?;
     let p256 = TpmSettings { key_alg: KeyAlgorithm::Ecc256, scheme: SignatureScheme::EcDsa, ..settings(&swtpm) };
     let read = async || {
-        let tpm = Tpm::open(p256.clone())?;
+        let tpm = Tpm::open(p256.clone()).await?;
         let ek = tpm.create_ek().await?;
         tpm.shutdown().await?;
         anyhow::Ok(ek)
@@ -289,7 +281,7 @@ async fn the_endorsement_authorization_is_used_everywhere_it_is_needed() -> Resu
     let text = "the TPM refuses the endorsement hierarchy's authorization value (Keylime option tpm_ownerpassword): \
                 TPM_RC_BAD_AUTH: wrong authorization value (0x9a2, session 1)";
     for ek in [EkSource::Template, EkSource::Persistent(0x8101_0001)] {
-        let tpm = Tpm::open(TpmSettings { ek, ..with(b"wrong") })?;
+        let tpm = Tpm::open(TpmSettings { ek, ..with(b"wrong") }).await?;
         let outcome = match tpm.create_ek().await {
             Ok(_) => tpm.load_or_create_ak(None).await.map(drop),
             Err(error) => Err(error),
@@ -319,7 +311,7 @@ async fn an_unusable_persistent_ek_is_explained() -> Result<()> {
         (0x8100_0005, "no usable EK at persistent handle 0x81000005: the key there is not a restricted decryption key"),
     ];
     for (handle, text) in rows {
-        let tpm = Tpm::open(TpmSettings { ek: EkSource::Persistent(handle), ..settings(&swtpm) })?;
+        let tpm = Tpm::open(TpmSettings { ek: EkSource::Persistent(handle), ..settings(&swtpm) }).await?;
         assert_eq!(refusal(tpm.create_ek().await)?, text);
         tpm.shutdown().await?;
     }
@@ -329,19 +321,11 @@ async fn an_unusable_persistent_ek_is_explained() -> Result<()> {
 #[tokio::test]
 async fn a_bank_that_is_not_active_is_named_with_those_that_are() -> Result<()> {
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
-    let text = refusal(Tpm::open(TpmSettings { hash: HashAlgorithm::Sha384, ..settings(&swtpm) }))?;
+    let text = refusal(Tpm::open(TpmSettings { hash: HashAlgorithm::Sha384, ..settings(&swtpm) }).await)?;
     assert_eq!(
         text,
         "the TPM has no active sha384 PCR bank (active: sha1, sha256): choose one of these, or activate it with \
          `tpm2_pcrallocate sha384:all` and a reboot"
     );
-    // PCR values are there without any key.
-    let tpm = Tpm::open(settings(&swtpm))?;
-    swtpm.pcr_extend(10)?;
-    let mask = PcrMask::from_bits(0x00FF_FFFF)?;
-    let values = tpm.pcr_read(mask, Instant::now() + support::PATIENCE).await?;
-    assert_eq!(values.mask(), mask);
-    assert_eq!(values.get(10).map(hex::encode), Some(swtpm.pcr_read("sha256", 10)?));
-    tpm.shutdown().await?;
     Ok(())
 }

@@ -13,7 +13,8 @@ fn main() {
     if std::env::var_os(CHILD).is_some() {
         assert!(tpm::tcti::silence_library_log());
         let settings = TpmSettings { tcti: Some(NOBODY.to_owned()), ..TpmSettings::default() };
-        match Tpm::open(settings) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        match runtime.expect("a runtime").block_on(Tpm::open(settings)) {
             Ok(_) => println!("opened"),
             Err(error) => println!("{error}"),
         }

@@ -17,6 +17,7 @@ use keylime_api::version::ApiVersion;
 use service::Secret;
 use service::layered::{Layered, Source};
 use service::options::{Options, Problems};
+use tpm::TpmError;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
 pub use sources::Sources;
@@ -132,8 +133,6 @@ pub struct Config {
     pub server_cert: PathBuf,
     /// `payload_key` and its password.
     pub payload_key: KeyFile,
-    /// `keylime_dir`.
-    pub keylime_dir: PathBuf,
     /// `agent_data_path`.
     pub agent_data: PathBuf,
     /// TPM options.
@@ -247,7 +246,6 @@ impl Reader<'_> {
             boot_log: self.log("measuredboot_ml_path", "/sys/kernel/security/tpm0/binary_bios_measurements"),
             unix_socket: self.unix_socket(),
             insecure_payload,
-            keylime_dir,
         }
     }
 
@@ -330,18 +328,15 @@ impl Reader<'_> {
             Secret::default()
         });
         let hash = self.options.parsed("tpm_hash_alg", str::parse).unwrap_or(HashAlgorithm::Sha256);
-        if hash == HashAlgorithm::Sm3_256 {
-            self.options.problem("tpm_hash_alg", "sm3_256 is not supported");
-        }
         let key = self.options.parsed("tpm_encryption_alg", str::parse).unwrap_or(KeyAlgorithm::Rsa2048);
-        if let KeyAlgorithm::Rsa1024 | KeyAlgorithm::Ecc192 | KeyAlgorithm::Ecc224 = key {
-            let text = format!("the TPM has no endorsement key of type {}", key.name());
-            self.options.problem("tpm_encryption_alg", text);
-        }
         let signing = self.options.parsed("tpm_signing_alg", str::parse).unwrap_or(SignatureScheme::RsaSsa);
-        if signing.is_rsa() != key.is_rsa() {
-            let text = format!("{} does not go with tpm_encryption_alg {}", signing.name(), key.name());
-            self.options.problem("tpm_signing_alg", text);
+        for problem in tpm::check(hash, key, signing) {
+            let option = match problem {
+                TpmError::HashAlgorithm(_) => "tpm_hash_alg",
+                TpmError::KeyAlgorithm(_) => "tpm_encryption_alg",
+                _ => "tpm_signing_alg",
+            };
+            self.options.problem(option, problem);
         }
         TpmOptions {
             tcti: self.options.text("tcti").filter(|tcti| !tcti.is_empty()),

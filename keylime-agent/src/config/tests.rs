@@ -75,7 +75,7 @@ fn defaults_are_the_stock_agents_but_for_the_id() {
     );
     assert_eq!(config.client_cas, Some(vec![dir.join("cv_ca/cacert.crt")]));
     assert_eq!(config.server_key.path, dir.join("server-private.pem"));
-    assert!(config.server_key.password.is_empty());
+    assert!(config.server_key.password.expose().is_empty());
     assert_eq!(config.server_cert, dir.join("server-cert.crt"));
     assert_eq!(config.payload_key.path, dir.join("payload-private.pem"));
     assert_eq!(config.agent_data, dir.join("agent_data.json"));
@@ -84,7 +84,7 @@ fn defaults_are_the_stock_agents_but_for_the_id() {
     assert_eq!(config.tpm.key, KeyAlgorithm::Rsa2048);
     assert_eq!(config.tpm.signing, SignatureScheme::RsaSsa);
     assert_eq!(config.tpm.ek_handle, None);
-    assert!(config.tpm.endorsement_auth.is_empty());
+    assert!(config.tpm.endorsement_auth.expose().is_empty());
     assert_eq!(config.run_as.unwrap().to_string(), "keylime:tss");
     assert_eq!(config.ima_log.path, Path::new("/sys/kernel/security/ima/ascii_runtime_measurements"));
     assert!(!config.ima_log.is_override && !config.boot_log.is_override);
@@ -150,10 +150,11 @@ fn values_are_taken_as_people_write_them() {
     assert_eq!(config.listen.1, 9102);
     assert_eq!(config.registrar.host.with_port(config.registrar.port), "[::1]:8891");
     assert_eq!(config.registrar.tls_ca.as_deref(), Some(Path::new("/ca.crt")));
+    let dir = config.agent_data.parent().unwrap();
     let cas = config.client_cas.unwrap();
     assert_eq!(cas[0], Path::new("/a.crt"));
-    assert_eq!(cas[1], config.keylime_dir.join("b.crt"));
-    assert_eq!(cas[2], config.keylime_dir.join("cv_ca/cacert.crt"));
+    assert_eq!(cas[1], dir.join("b.crt"));
+    assert_eq!(cas[2], dir.join("cv_ca/cacert.crt"));
     let id = "d432fbb3-d2f1-4a97-9ef7-75bd81c00001".parse().unwrap();
     assert_eq!(config.uuid, UuidSource::Fixed(id));
     assert_eq!(config.tpm.key, KeyAlgorithm::Ecc384);
@@ -165,7 +166,7 @@ fn values_are_taken_as_people_write_them() {
     assert_eq!(config.ima_log.path, Path::new("/tmp/ima"));
     assert!(config.ima_log.is_override);
     assert_eq!(config.retry.max_retries, Some(5));
-    assert_eq!(config.server_key.path, config.keylime_dir.join("tls.pem"));
+    assert_eq!(config.server_key.path, dir.join("tls.pem"));
     let socket = config.unix_socket.unwrap();
     assert_eq!(socket.path, Path::new("/run/keylime/agent.sock"));
     assert_eq!(socket.mode, 0o600);
@@ -212,9 +213,23 @@ fn each_bad_value_has_its_text() {
         ("port = 0", "expected a number from 1 to 65535, found '0'"),
         ("ip = \"a b\"", "expected an IP address or a host name, found 'a b'"),
         ("uuid = \"my-host\"", "expected 'hash_ek', 'generate' or a UUID, found 'my-host'"),
-        ("tpm_hash_alg = \"sm3_256\"", "sm3_256 is not supported"),
-        ("tpm_encryption_alg = \"rsa1024\"", "the TPM has no endorsement key of type rsa1024"),
-        ("tpm_signing_alg = \"ecdsa\"", "ecdsa does not go with tpm_encryption_alg rsa2048"),
+        (
+            "tpm_hash_alg = \"sm3_256\"",
+            "hash algorithm sm3_256 is not supported here: use sha1, sha256, sha384 or sha512",
+        ),
+        (
+            "tpm_encryption_alg = \"rsa1024\"",
+            "TPM key type rsa1024 is not supported: use one of rsa2048, rsa3072, rsa4096, ecc256, ecc384, ecc521",
+        ),
+        (
+            "tpm_encryption_alg = \"ecc_sm2\"\ntpm_signing_alg = \"ecdsa\"",
+            "TPM key type ecc_sm2 is not supported: use one of rsa2048, rsa3072, rsa4096, ecc256, ecc384, ecc521",
+        ),
+        (
+            "tpm_signing_alg = \"ecdsa\"",
+            "signing scheme ecdsa does not fit key type rsa2048: RSA keys sign with rsassa or rsapss, ECC keys with \
+             ecdsa or ecschnorr",
+        ),
         ("run_as = \":tss\"", "expected 'user:group', found ':tss'"),
         ("unix_socket_path = \"agent.sock\"", "expected an absolute path of at most 95 bytes"),
         ("tpm_ownerpassword = \"hex:0\"", "what follows 'hex:' must be pairs of hexadecimal digits"),

@@ -31,7 +31,7 @@ struct Seen {
 }
 
 impl Lab {
-    fn new(api_versions: &[ApiVersion]) -> Self {
+    async fn new(api_versions: &[ApiVersion]) -> Self {
         let tpm = Swtpm::start(SwtpmOptions { ek_certificate: false, ..SwtpmOptions::default() }).unwrap();
         let settings = TpmSettings { tcti: Some(tpm.tcti.clone()), ..TpmSettings::default() };
         let dir = tempfile::tempdir().unwrap();
@@ -44,7 +44,7 @@ impl Lab {
             key: settings.key_alg,
             signing: settings.scheme,
             ak_handle: 0,
-            tpm: Tpm::open(settings).unwrap(),
+            tpm: Tpm::open(settings).await.unwrap(),
             payload_key,
             node_key_digest: Vec::new(),
             ima_list: None,
@@ -107,7 +107,7 @@ const OTHER_METHODS: [&str; 5] = ["PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"];
 
 #[tokio::test(flavor = "current_thread")]
 async fn every_version_has_every_resource() {
-    let lab = Lab::new(&SUPPORTED);
+    let lab = Lab::new(&SUPPORTED).await;
     for version in SUPPORTED {
         let at = |path| format!("/v{version}{path}");
         // Successes, or what only this resource refuses.
@@ -133,7 +133,7 @@ async fn every_version_has_every_resource() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_version_that_is_not_enabled() {
-    let lab = Lab::new(&SUPPORTED);
+    let lab = Lab::new(&SUPPORTED).await;
     for (path, version) in [
         ("/v3.0/agents", "3.0"),
         ("/v2.0/quotes/identity", "2.0"),
@@ -148,14 +148,14 @@ async fn a_version_that_is_not_enabled() {
         }
     }
     // One version alone.
-    let lab = Lab::new(&[ApiVersion::new(2, 6)]);
+    let lab = Lab::new(&[ApiVersion::new(2, 6)]).await;
     lab.bad("GET", "/v2.5/agent/info", "API version not supported: v2.5").await;
     lab.bad("GET", "/", "Not Implemented: Use /2.6 or /version interfaces").await;
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn other_root_paths() {
-    let lab = Lab::new(&SUPPORTED);
+    let lab = Lab::new(&SUPPORTED).await;
     let text = "Not Implemented: Use /2.1, /2.2, /2.3, /2.4, /2.5, /2.6 or /version interfaces";
     for path in [
         "/",
@@ -184,7 +184,7 @@ async fn other_root_paths() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn unknown_interfaces() {
-    let lab = Lab::new(&SUPPORTED);
+    let lab = Lab::new(&SUPPORTED).await;
     for path in [
         "/v2.5",
         "/v2.5/",
@@ -206,7 +206,7 @@ async fn unknown_interfaces() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn unknown_resources() {
-    let lab = Lab::new(&SUPPORTED);
+    let lab = Lab::new(&SUPPORTED).await;
     let keys_get = "URI not supported, only /pubkey and /verify are supported for GET in /keys interface";
     let keys_post = "URI not supported, only /ukey and /vkey are supported for POST in /keys interface";
     for path in [
@@ -255,7 +255,7 @@ async fn unknown_resources() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn existing_paths_with_another_method() {
-    let lab = Lab::new(&SUPPORTED);
+    let lab = Lab::new(&SUPPORTED).await;
     for (path, allow) in [
         ("/version", "GET"),
         ("/v2.5/agent/info", "GET"),

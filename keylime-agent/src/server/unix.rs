@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::Uid;
 use service::drain::Drain;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::connections::{Connections, Slot};
 use super::{Peer, serve_http};
@@ -25,6 +25,8 @@ use crate::routes::Refusal;
 const CONNECTIONS: usize = 64;
 /// Connections of users that are not allowed to, until they have read so.
 const REFUSED: usize = 16;
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 64;
 /// Longest time until such a caller has asked for something.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failure to accept.
@@ -47,19 +49,32 @@ pub(crate) enum UnixError {
     InUse { path: PathBuf },
 }
 
-/// A Unix socket at its path. The file is removed when this is dropped, if it is still the same.
+/// A Unix socket at its path that refuses connections until [`BoundUnix::listen`], so that no caller waits for an agent
+/// that is not registered yet.
 pub(crate) struct BoundUnix {
+    socket: UnixSocket,
+    allowed: Vec<Uid>,
+    file: SocketFile,
+}
+
+/// A listening Unix socket.
+pub(crate) struct ListeningUnix {
     listener: UnixListener,
     allowed: Vec<Uid>,
+    _file: SocketFile,
+}
+
+/// The file of a socket. It is removed when this is dropped, if it is still the same.
+struct SocketFile {
     path: PathBuf,
-    /// Device and inode of the socket file.
+    /// Device and inode.
     identity: (u64, u64),
 }
 
 impl BoundUnix {
     /// Makes the socket. It is made under another name and moved to its place with its final mode, so there is no moment
     /// without a socket or with a wrong mode; what an earlier run has left is replaced, a living socket is not.
-    pub(crate) fn new(path: &Path, mode: u32, allowed: Vec<Uid>) -> Result<Self, UnixError> {
+    pub(crate) async fn new(path: &Path, mode: u32, allowed: Vec<Uid>) -> Result<Self, UnixError> {
         let error = |source| UnixError::Bind { path: path.to_owned(), source };
         match std::fs::symlink_metadata(path) {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
@@ -67,13 +82,15 @@ impl BoundUnix {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(UnixError::NotASocket { path: path.to_owned() });
             }
-            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            // Does not wait: an owner that accepts nothing any more is "would block".
+            Ok(_) => match UnixStream::connect(path).await {
                 Err(dead) if dead.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(error(source)),
-                Ok(_) => {
+                Err(stuck) if stuck.kind() == io::ErrorKind::WouldBlock => {
                     return Err(UnixError::InUse { path: path.to_owned() });
                 }
+                Err(source) => return Err(error(source)),
+                Ok(_) => return Err(UnixError::InUse { path: path.to_owned() }),
             },
         }
         let mut temporary = path.as_os_str().to_owned();
@@ -81,19 +98,33 @@ impl BoundUnix {
         let temporary = PathBuf::from(temporary);
         let _ = std::fs::remove_file(&temporary);
         let make = || {
-            let listener = UnixListener::bind(&temporary)?;
+            let socket = UnixSocket::new_stream()?;
+            socket.bind(&temporary)?;
             std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
             let metadata = std::fs::symlink_metadata(&temporary)?;
             std::fs::rename(&temporary, path)?;
-            Ok((listener, (metadata.dev(), metadata.ino())))
+            Ok((socket, (metadata.dev(), metadata.ino())))
         };
-        let (listener, identity) = make().map_err(|source| {
+        let (socket, identity) = make().map_err(|source| {
             let _ = std::fs::remove_file(&temporary);
             error(source)
         })?;
-        Ok(Self { listener, allowed, path: path.to_owned(), identity })
+        Ok(Self { socket, allowed, file: SocketFile { path: path.to_owned(), identity } })
     }
 
+    /// Begins to accept connections into the kernel's queue.
+    pub(crate) fn listen(self) -> Result<ListeningUnix, UnixError> {
+        let Self { socket, allowed, file } = self;
+        if !file.is_there() {
+            // Another process took this socket for a dead one, as it did not listen.
+            return Err(UnixError::InUse { path: file.path.clone() });
+        }
+        let listener = socket.listen(BACKLOG).map_err(|source| UnixError::Bind { path: file.path.clone(), source })?;
+        Ok(ListeningUnix { listener, allowed, _file: file })
+    }
+}
+
+impl ListeningUnix {
     /// Serves connections for ever.
     pub(crate) async fn serve(&self, routes: &Router, drain: &Drain) {
         let connections = Connections::new(CONNECTIONS);
@@ -156,10 +187,16 @@ async fn refuse(stream: UnixStream, slot: Slot) {
     }
 }
 
-impl Drop for BoundUnix {
-    fn drop(&mut self) {
+impl SocketFile {
+    fn is_there(&self) -> bool {
         let found = std::fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+        found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_there() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -169,19 +206,26 @@ impl Drop for BoundUnix {
 mod tests {
     use super::*;
 
-    fn bind(path: &Path) -> Result<BoundUnix, UnixError> {
-        BoundUnix::new(path, 0o640, vec![Uid::from_raw(0)])
+    async fn bind(path: &Path) -> Result<BoundUnix, UnixError> {
+        BoundUnix::new(path, 0o640, vec![Uid::from_raw(0)]).await
+    }
+
+    fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+        std::os::unix::net::UnixStream::connect(path)
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_file_has_its_mode_and_goes_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let bound = bind(&path).unwrap();
+        let bound = bind(&path).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
-        std::os::unix::net::UnixStream::connect(&path).unwrap();
-        drop(bound);
+        // Nobody is kept waiting before there is somebody to serve.
+        assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listening = bound.listen().unwrap();
+        connect(&path).unwrap();
+        drop(listening);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -191,8 +235,8 @@ mod tests {
         let path = dir.path().join("agent.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _bound = bind(&path).unwrap();
-        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let _listening = bind(&path).await.unwrap().listen().unwrap();
+        connect(&path).unwrap();
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -200,21 +244,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let shown = path.display().to_string();
-        let bound = bind(&path).unwrap();
+        let bound = bind(&path).await.unwrap().listen().unwrap();
         assert_eq!(
-            bind(&path).err().unwrap().to_string(),
+            bind(&path).await.err().unwrap().to_string(),
             format!("cannot make the Unix socket {shown}: another process listens on it (option 'unix_socket_path')")
         );
         drop(bound);
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(
-            bind(&path).err().unwrap().to_string(),
+            bind(&path).await.err().unwrap().to_string(),
             format!("cannot make the Unix socket {shown}: there is another kind of file (option 'unix_socket_path')")
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let nowhere = dir.path().join("no/folder");
         assert_eq!(
-            bind(&nowhere).err().unwrap().to_string(),
+            bind(&nowhere).await.err().unwrap().to_string(),
             format!(
                 "cannot make the Unix socket {} (option 'unix_socket_path'): No such file or directory (os error 2)",
                 nowhere.display()
@@ -226,10 +270,27 @@ mod tests {
     async fn a_successors_socket_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let bound = bind(&path).unwrap();
+        let bound = bind(&path).await.unwrap();
         std::fs::remove_file(&path).unwrap();
         let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        drop(bound);
+        let shown = path.display();
+        assert_eq!(
+            bound.listen().err().unwrap().to_string(),
+            format!("cannot make the Unix socket {shown}: another process listens on it (option 'unix_socket_path')")
+        );
         assert!(path.exists());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_stuck_owner_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let owner = UnixSocket::new_stream().unwrap();
+        owner.bind(&path).unwrap();
+        let _owner = owner.listen(0).unwrap();
+        // Its queue is full.
+        let _waiting = connect(&path).unwrap();
+        let error = bind(&path).await.err().unwrap();
+        assert!(matches!(error, UnixError::InUse { .. }), "{error}");
     }
 }

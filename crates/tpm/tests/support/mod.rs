@@ -72,7 +72,7 @@ pub(crate) fn settings(swtpm: &Swtpm) -> TpmSettings {
 
 /// Opens the TPM and goes through a Keylime agent's start without registration.
 pub(crate) async fn start(settings: TpmSettings, saved: Option<SavedAk>) -> Result<(Tpm, EkInfo, AkInfo)> {
-    let tpm = Tpm::open(settings)?;
+    let tpm = Tpm::open(settings).await?;
     let ek = tpm.create_ek().await?;
     let ak = tpm.load_or_create_ak(saved).await?;
     tpm.flush_ek().await?;
