@@ -10,6 +10,7 @@ use keylime_api::registration::{Registration, RegistrationClient};
 use keylime_api::version::ApiVersion;
 use keylime_api::{AgentId, HostPort};
 use ring::rand::SecureRandom as _;
+use service::Report;
 use service::signals::Shutdown;
 use tls::rustls::ClientConfig;
 use tpm::{ParsedCredential, Tpm, TpmError};
@@ -22,6 +23,11 @@ const LIMITS: HttpSettings = HttpSettings {
     total_timeout: Duration::from_secs(15),
     max_body: 64 << 10,
 };
+
+/// Shortest wait before another try, whatever the registrar asks for.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// Once the agent has been asked to end, how long the TPM has to finish an activation that has begun.
+const LAST_ACTIVATION: Duration = Duration::from_secs(4);
 
 /// Why the agent is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,18 @@ pub(crate) enum Failure {
     Client(ClientError),
     #[error("the registrar did not accept the activation and has deleted the record: {0}")]
     Activation(ClientError),
+    #[error("the TPM did not activate the registrar's credential: {0}")]
+    Tpm(#[source] TpmError),
+}
+
+impl Failure {
+    /// The wait that the registrar asks for.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Client(error) | Self::Activation(error) => error.retry_after(),
+            Self::Tpm(_) => None,
+        }
+    }
 }
 
 /// How it ended.
@@ -54,7 +72,7 @@ pub(crate) enum Failure {
 pub(crate) enum Outcome {
     /// The registrar has an active record.
     Registered,
-    /// A signal came while waiting for the next try.
+    /// A signal came before that.
     Interrupted,
 }
 
@@ -75,7 +93,8 @@ impl Registrar<'_> {
     /// Registers and activates. While the registrar cannot be reached this goes on, by default without end; what a retry
     /// cannot change is an error at once.
     ///
-    /// A registration makes the record inactive until the activation, so the two are never separated by a signal.
+    /// A registration makes the record inactive until the activation, so a signal does not come between the two unless
+    /// the TPM stalls. While waiting for another try the EK is not kept in the TPM: the activation makes it again.
     pub(crate) async fn register(
         &self,
         id: &AgentId,
@@ -102,24 +121,29 @@ impl Registrar<'_> {
                 () = shutdown.wait() => return Ok(Outcome::Interrupted),
             };
             let result = match reachable {
-                Ok(()) => call.register_and_activate().await,
+                Ok(()) => call.register_and_activate(shutdown).await,
                 Err(error) => Err(error),
             };
             let failure = match result {
                 Ok(()) => return Ok(Outcome::Registered),
                 Err(Stop::Final(error)) => return Err(error),
+                Err(Stop::Interrupted) => return Ok(Outcome::Interrupted),
                 Err(Stop::Failure(failure)) => failure,
             };
             report(&failure);
-            let asked = match &failure {
-                Failure::Client(error) | Failure::Activation(error) => error.retry_after(),
-            };
-            let Some(delay) = backoff.next(asked) else {
+            let Some(delay) = backoff.next(failure.retry_after()) else {
                 return Err(RegistrationError::Exhausted(failure));
             };
             tracing::info!("Trying to register again in {:.1} s", delay.as_secs_f32());
+            let wait = async {
+                // A kill while waiting would leave it in a TPM without resource manager.
+                if let Err(error) = tpm.flush_ek().await {
+                    tracing::debug!("the EK may still be in the TPM: {error}");
+                }
+                tokio::time::sleep(delay).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                () = wait => {}
                 () = shutdown.wait() => return Ok(Outcome::Interrupted),
             }
         }
@@ -130,6 +154,7 @@ impl Registrar<'_> {
 enum Stop {
     Final(RegistrationError),
     Failure(Failure),
+    Interrupted,
 }
 
 struct Call<'a> {
@@ -142,22 +167,32 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Asks for the API versions, which the first try needs and every further one uses to see whether the registrar is
-    /// there before its record is touched.
+    /// Asks for the API versions, at every try: to see whether the registrar is there before its record is touched, and
+    /// because it may have been replaced by another version meanwhile.
     async fn is_reachable(&self) -> Result<(), Stop> {
         tracing::info!("Requesting registrar API version to {}/version", self.url);
         tracing::debug!("connecting to {}", self.address);
-        self.client.version().await.map(|_| ()).map_err(classify)
+        self.client.ask_version().await.map(|_| ()).map_err(classify)
     }
 
-    async fn register_and_activate(&self) -> Result<(), Stop> {
+    async fn register_and_activate(&self, shutdown: &Shutdown) -> Result<(), Stop> {
         let (id, url) = (self.id, &self.url);
         tracing::info!("Requesting agent registration from {url} for {id}");
         let registered = self.client.register(id, self.registration).await;
         let blob = registered.map_err(classify)?;
         tracing::info!("SUCCESS: Agent {id} registered");
         let credential = ParsedCredential { id_object: blob.id_object, encrypted_secret: blob.encrypted_secret };
-        let secret = self.tpm.activate_credential(credential).await.map_err(|error| Stop::Final(error.into()))?;
+        let stalled = async {
+            shutdown.wait().await;
+            tokio::time::sleep(LAST_ACTIVATION).await;
+        };
+        let secret = tokio::select! {
+            secret = self.tpm.activate_credential(credential) => secret.map_err(classify_tpm)?,
+            () = stalled => {
+                tracing::warn!("the TPM does not activate the registrar's credential: ending without it");
+                return Err(Stop::Interrupted);
+            }
+        };
         tracing::info!("Requesting agent activation from {url} for {id}");
         let activated = self.client.activate(id, &auth_tag(&secret, id)).await;
         activated.map_err(|error| match &error {
@@ -183,6 +218,10 @@ fn classify(error: ClientError) -> Stop {
     }
 }
 
+fn classify_tpm(error: TpmError) -> Stop {
+    if error.is_retryable() { Stop::Failure(Failure::Tpm(error)) } else { Stop::Final(error.into()) }
+}
+
 fn report(failure: &Failure) {
     match failure {
         Failure::Client(error @ (ClientError::Connect { .. } | ClientError::ConnectTimeout { .. })) => {
@@ -191,6 +230,7 @@ fn report(failure: &Failure) {
         Failure::Client(error @ ClientError::Status { code, .. }) => {
             tracing::warn!("Received non-success status code {code}: {error}");
         }
+        Failure::Tpm(_) => tracing::warn!("TPM error: {}", Report(failure)),
         other => tracing::warn!("Network error: {other}"),
     }
 }
@@ -207,7 +247,8 @@ impl<'a> Backoff<'a> {
         Self { retry, tries: 0 }
     }
 
-    /// The next wait, or `None` if there were enough tries. What the registrar asks for counts, up to the cap.
+    /// The next wait, or `None` if there were enough tries. What the registrar asks for counts, up to the cap and not
+    /// below a second (or the first wait, if a shorter one is configured).
     fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         if self.retry.max_retries.is_some_and(|max| self.tries >= max) {
             return None;
@@ -215,10 +256,10 @@ impl<'a> Backoff<'a> {
         let doublings = u32::try_from(self.tries.min(31)).unwrap_or(31);
         self.tries += 1;
         let computed = self.retry.initial_delay.saturating_mul(1 << doublings);
-        let delay = asked.unwrap_or(computed).min(self.retry.max_delay);
+        let shortest = SHORTEST_WAIT.min(self.retry.initial_delay);
         Some(match asked {
-            Some(_) => delay,
-            None => delay.mul_f64(0.75 + 0.25 * random()),
+            Some(asked) => asked.max(shortest).min(self.retry.max_delay),
+            None => computed.min(self.retry.max_delay).mul_f64(0.75 + 0.25 * random()),
         })
     }
 }
@@ -233,6 +274,13 @@ fn random() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use keylime_api::registration::MtlsCert;
+    use test_support::{Swtpm, SwtpmOptions};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tpm::TpmSettings;
+
     use super::*;
 
     fn retry(max_retries: Option<u64>) -> Retry {
@@ -267,5 +315,104 @@ mod tests {
         let seconds = Duration::from_secs;
         assert_eq!(backoff.next(Some(seconds(7))), Some(seconds(7)));
         assert_eq!(backoff.next(Some(seconds(9999))), Some(seconds(300)));
+        assert_eq!(backoff.next(Some(seconds(0))), Some(seconds(1)));
+        let short = Retry { initial_delay: Duration::from_millis(20), ..retry };
+        assert_eq!(Backoff::new(&short).next(Some(seconds(0))), Some(Duration::from_millis(20)));
+    }
+
+    /// Answers one request after the other by `answer`, which gets the request line; returns the request lines.
+    async fn registrar(mut answer: impl FnMut(&str) -> (u16, String)) -> (u16, impl Future<Output = ()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                let whole = |request: &[u8]| {
+                    let text = String::from_utf8_lossy(request).to_ascii_lowercase();
+                    let (head, body) = text.split_once("\r\n\r\n")?;
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    (body.len() >= length.map_or(0, |length| length.parse().unwrap())).then_some(())
+                };
+                while whole(&request).is_none() {
+                    assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+                }
+                let line = String::from_utf8_lossy(&request).lines().next().unwrap().to_owned();
+                let (status, results) = answer(&line);
+                let body = format!(r#"{{"code":{status},"status":"text","results":{results}}}"#);
+                let answer = format!(
+                    "HTTP/1.1 {status} x\r\nContent-Length: {}\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        (port, serve)
+    }
+
+    /// A credential of the right form for nobody.
+    fn blob() -> String {
+        let mut blob = hex::decode("badcc0de00000001").unwrap();
+        for part in [&[1; 52][..], &[2; 256]] {
+            blob.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+            blob.extend(part);
+        }
+        format!(r#"{{"blob":"{}"}}"#, STANDARD.encode(blob))
+    }
+
+    /// With a failing registrar first, then a TPM that is lost between registration and activation, then a refusal.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_passing_failure_of_the_tpm_leads_to_another_registration() {
+        let Some(()) = test_support::require::swtpm() else { return };
+        let mut swtpm = Swtpm::start(SwtpmOptions { ek_certificate: false, ..SwtpmOptions::default() }).unwrap();
+        let settings = TpmSettings { tcti: Some(swtpm.tcti.clone()), ..TpmSettings::default() };
+        let tpm = Tpm::open(settings).await.unwrap();
+        let ek = tpm.create_ek().await.unwrap();
+        let ak = tpm.load_or_create_ak(None).await.unwrap();
+        let registration = Registration {
+            aik_tpm: ak.public_2b,
+            ek_tpm: ek.public_2b,
+            ekcert: None,
+            ip: "127.0.0.1".to_owned(),
+            port: 9002,
+            mtls_cert: MtlsCert::Disabled,
+        };
+        let seen = std::cell::RefCell::new(Vec::new());
+        let (port, serve) = registrar(|line| {
+            let mut seen = seen.borrow_mut();
+            seen.push(line.trim_end_matches(" HTTP/1.1").to_owned());
+            let versions = |version| (200, format!(r#"{{"supported_versions":["{version}"]}}"#));
+            match seen.len() {
+                1 => (500, "{}".to_owned()),
+                2 => {
+                    // The EK was flushed before the wait, the AK is still there.
+                    assert_eq!(swtpm.transient_handles().unwrap(), [ak.handle]);
+                    versions("2.5")
+                }
+                3 => {
+                    swtpm.power_off();
+                    (200, blob())
+                }
+                // Another version after an update.
+                4 => versions("2.6"),
+                _ => (403, "{}".to_owned()),
+            }
+        })
+        .await;
+        let retry =
+            Retry { initial_delay: Duration::from_millis(20), max_delay: Duration::from_millis(20), max_retries: None };
+        let host = Host::Address("127.0.0.1".parse().unwrap());
+        let registrar =
+            Registrar { host: &host, port, tls: None, retry: &retry, api_versions: &keylime_api::version::SUPPORTED };
+        let id = "a".parse().unwrap();
+        let shutdown = service::signals::shutdown().unwrap();
+        let outcome = tokio::select! {
+            outcome = registrar.register(&id, &registration, &tpm, &shutdown) => outcome,
+            () = serve => unreachable!("it serves for ever"),
+        };
+        assert_eq!(outcome.unwrap_err().to_string(), "Failed to register agent: Registration forbidden - text");
+        let expected = ["GET /version", "GET /version", "POST /v2.5/agents/a", "GET /version", "POST /v2.6/agents/a"];
+        assert_eq!(*seen.borrow(), expected);
+        tpm.shutdown().await.unwrap();
     }
 }

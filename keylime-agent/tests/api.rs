@@ -268,9 +268,9 @@ fn logs_are_sent_as_asked_for() {
 }
 
 #[test]
-fn silent_connections_do_not_lock_anybody_out() {
+fn silent_connections_do_not_get_in_the_way() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
-    let agent = lab.agent(&options());
+    let mut agent = lab.agent(&options());
     let address = ("127.0.0.1", agent.port);
     let ask = || lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]).status;
     let mut silent: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
@@ -284,6 +284,13 @@ fn silent_connections_do_not_lock_anybody_out() {
     last.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(last.read(&mut [0]).unwrap(), 0);
     assert_eq!(ask(), 200);
+    // Nor do they delay the end.
+    let silent = TcpStream::connect(address).unwrap();
+    assert_eq!(ask(), 200);
+    assert!(agent.terminate().unwrap().success());
+    let log = agent.part().log();
+    assert!(!log.contains("requests in progress"), "{log}");
+    drop(silent);
 }
 
 #[test]

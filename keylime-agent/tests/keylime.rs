@@ -5,6 +5,7 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::json;
 use support::{Lab, has_mode, options};
@@ -197,7 +198,10 @@ fn a_growing_ima_list_is_attested_in_parts() {
 fn a_registrar_that_is_not_up_yet_is_waited_for() {
     let Some(mut lab) = Lab::start(KeylimeOptions::default()) else { return };
     lab.servers.stop(Server::Registrar);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
     let options = options()
+        .env("KEYLIME_AGENT_UNIX_SOCKET_PATH", socket.to_str().unwrap())
         .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY", "500")
         .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_DELAY", "1000");
     let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
@@ -209,8 +213,12 @@ fn a_registrar_that_is_not_up_yet_is_waited_for() {
     agent.part().wait_log("> Network error (connection failed): ", LIMIT).unwrap();
     // Nothing listens before the registration.
     assert!(std::net::TcpStream::connect(("127.0.0.1", agent.port)).is_err());
+    let connect = || std::os::unix::net::UnixStream::connect(&socket).map(drop).map_err(|error| error.kind());
+    assert_eq!(connect(), Err(std::io::ErrorKind::ConnectionRefused));
     lab.servers.restart(Server::Registrar).unwrap();
     agent.wait_listening().unwrap();
+    agent.part().wait_log("> Listening on Unix socket ", LIMIT).unwrap();
+    assert_eq!(connect(), Ok(()));
 
     // A signal ends the waiting at once, and nothing is left in the TPM.
     lab.servers.stop(Server::Registrar);
@@ -261,6 +269,61 @@ fn a_known_id_with_another_ak_is_refused_at_once() {
     assert_eq!(code, Some(1));
     assert!(log.contains("> Failed to register agent: Registration forbidden - Agent re-registration with"), "{log}");
     assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
+}
+
+#[test]
+fn an_ak_of_other_settings_is_kept() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let mut agent = lab.agent(&options());
+    assert!(agent.terminate().unwrap().success());
+    let data = agent.folder.join("agent_data.json");
+    let good = std::fs::read(&data).unwrap();
+
+    let again = KeylimeAgentOptions { folder: Some(agent.folder.clone()), ..options() };
+    let changed = again.clone().env("KEYLIME_AGENT_TPM_SIGNING_ALG", "rsapss");
+    let (code, log) = lab.failing_agent(&changed);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("> Failed to register agent: Registration forbidden - "), "{log}");
+    let begin = format!(
+        "> Not using old {} because it is not valid with current configuration: it is kept as {}.backup-",
+        data.display(),
+        data.display()
+    );
+    let (_, rest) = log.split_once(&begin).unwrap_or_else(|| panic!("{log}"));
+    let backup = agent.folder.join(format!("agent_data.json.backup-{}", rest.lines().next().unwrap()));
+    assert_ne!(std::fs::read(&data).unwrap(), good);
+    assert!(has_mode(&backup, 0o600));
+
+    // With the option and the file put back the host is the same again.
+    std::fs::rename(&backup, &data).unwrap();
+    let mut same = lab.agent(&again);
+    assert!(same.part().log().contains("> Loaded old AK key from "));
+    assert_eq!(std::fs::read(&data).unwrap(), good);
+}
+
+#[test]
+fn a_stalled_tpm_does_not_keep_a_signal_waiting() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let begun = "> Starting server with API versions: ";
+    let limit = Duration::from_secs(11);
+    lab.tpm.part().unwrap().pause();
+    let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options()).unwrap();
+    agent.part().wait_log(begun, LIMIT).unwrap();
+    assert!(agent.part().terminate(limit).unwrap().success());
+    assert!(agent.part().log().ends_with("> Shutting down keylime agent\n"), "{}", agent.part().log());
+    lab.tpm.part().unwrap().resume();
+
+    let mut agent = lab.agent(&options());
+    lab.tpm.part().unwrap().pause();
+    // Has the TPM thread wait for an answer, and is itself a request in progress.
+    let caller = agent.caller();
+    let asked = std::thread::spawn(move || drop(caller.get("/v2.5/quotes/identity?nonce=abc")));
+    agent.part().wait_log("with uri /v2.5/quotes/identity", LIMIT).unwrap();
+    assert!(agent.part().terminate(limit).unwrap().success());
+    let log = agent.part().log();
+    assert!(log.contains("> the TPM may still hold keys of this agent: "), "{log}");
+    lab.tpm.part().unwrap().resume();
+    asked.join().unwrap();
 }
 
 #[test]
