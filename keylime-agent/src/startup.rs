@@ -151,7 +151,10 @@ impl Start<'_> {
             return Ok(());
         }
         // It is needed for the activation only, and the TPM has room for few keys.
-        self.tpm.flush_ek().await?;
+        tokio::select! {
+            flushed = self.tpm.flush_ek() => flushed?,
+            () = self.shutdown.wait() => return Ok(()),
+        }
         self.serve(identity, bound, unix).await
     }
 

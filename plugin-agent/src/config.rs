@@ -39,6 +39,9 @@ impl PluginConfig for AgentConfig {
                         "`{given}` and `keylime_agent_unix_socket` exclude each other: the socket is reached without network and TLS"
                     ));
                 }
+                if !path.starts_with('/') {
+                    options.refuse("keylime_agent_unix_socket", &path, "an absolute path");
+                }
                 Some(Transport::UnixSocket(path.into()))
             }
             None => network.transport(options, &mut warnings),
@@ -161,6 +164,13 @@ impl Network {
                 None
             }
         };
+        if identity.is_none() {
+            warnings.push(
+                "No keylime_agent_client_cert is set: a Keylime agent with mTLS, which is the default, refuses the \
+                 connection."
+                    .to_owned(),
+            );
+        }
         let ca = self.ca.map_or(Trust::SystemRoots, |ca| Trust::Files(vec![PathBuf::from(ca)]));
         let tls = ClientTls { ca, identity, server_name: self.server_name };
         match tls.try_build() {

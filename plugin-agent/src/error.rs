@@ -22,6 +22,9 @@ pub enum AidError {
     /// The SPIRE server's challenge is not one of our server plugin or the Go one.
     #[error("the SPIRE server's challenge is malformed: {0}: is its node attestor a Keylime attestor?")]
     Challenge(#[from] PayloadError),
+    /// The SPIRE server's challenge is longer than any honest one.
+    #[error("the SPIRE server's challenge is too long: is its node attestor a Keylime attestor?")]
+    ChallengeTooLong,
     /// The SPIRE server's nonce cannot go to a TPM.
     #[error("the SPIRE server's nonce is refused: {0}")]
     Nonce(#[from] NonceError),
@@ -35,7 +38,7 @@ impl AidError {
         match self {
             Self::Info(source) | Self::Quote(source) if source.is_timeout() => Code::DeadlineExceeded,
             Self::Info(_) | Self::Quote(_) => Code::Unavailable,
-            Self::Challenge(_) | Self::Nonce(_) => Code::InvalidArgument,
+            Self::Challenge(_) | Self::ChallengeTooLong | Self::Nonce(_) => Code::InvalidArgument,
         }
     }
 

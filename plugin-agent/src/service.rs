@@ -9,7 +9,7 @@ use spire_plugin::exchange::{self, Answers, Exchange};
 use spire_proto::agent_nodeattestor::node_attestor_server::NodeAttestor;
 use spire_proto::agent_nodeattestor::payload_or_challenge_response::Data;
 use spire_proto::agent_nodeattestor::{Challenge, PayloadOrChallengeResponse};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Span, debug, info_span, warn};
 
 use crate::attestation::Introduce;
@@ -75,12 +75,20 @@ async fn aid(
     Span::current().record("agent", tracing::field::display(&id));
     send(exchange, Data::Payload(payload)).await?;
     debug!("Attestation payload sent");
-    while let Some(message) = exchange.receive().await.map_err(End::Stream)? {
+    while let Some(message) = exchange.receive().await.map_err(broken)? {
         let response = waiting.respond(&message.challenge).await?;
         send(exchange, Data::ChallengeResponse(response)).await?;
         debug!("Challenge answered with a TPM quote");
     }
     Ok(())
+}
+
+/// Why the stream gave no message: one that is too long is the SPIRE server's fault, all else SPIRE's end of the call.
+fn broken(status: Status) -> End {
+    match status.code() {
+        Code::OutOfRange => End::Failed(AidError::ChallengeTooLong),
+        _ => End::Stream(status),
+    }
 }
 
 async fn send(exchange: &Exchange<Challenge, PayloadOrChallengeResponse>, data: Data) -> Result<(), End> {

@@ -104,6 +104,12 @@ pub enum Refusal {
         #[source]
         source: ClientError,
     },
+    /// SPIRE opened the stream and sent nothing.
+    #[error("SPIRE sent no attestation payload within {} s", limit.as_secs())]
+    NoPayload {
+        /// The limit.
+        limit: Duration,
+    },
     /// The node did not send its quote in time.
     #[error("the node sent no quote within {} s", limit.as_secs())]
     NodeTooSlow {
@@ -148,7 +154,7 @@ impl Refusal {
             Self::NotRegistered => Code::Unavailable,
             Self::Neighbour { source, .. } if source.is_timeout() => Code::DeadlineExceeded,
             Self::Neighbour { .. } => Code::Unavailable,
-            Self::NodeTooSlow { .. } => Code::DeadlineExceeded,
+            Self::NoPayload { .. } | Self::NodeTooSlow { .. } => Code::DeadlineExceeded,
             Self::Busy { .. } => Code::ResourceExhausted,
             Self::Random | Self::Panicked => Code::Internal,
         }
@@ -181,6 +187,7 @@ impl Refusal {
                 "the Keylime registrar did not answer in time"
             }
             Self::Neighbour { neighbour: Neighbour::Registrar, .. } => "the Keylime registrar is not available",
+            Self::NoPayload { .. } => "no attestation payload came in time",
             Self::NodeTooSlow { .. } => "the node sent no TPM quote in time",
             Self::Busy { .. } => "too many attestations are under way",
             Self::Random | Self::Panicked => "internal error",
@@ -273,6 +280,7 @@ mod tests {
             (timeout(Neighbour::Registrar), Code::DeadlineExceeded, "the Keylime registrar did not answer in time"),
             (broken(Neighbour::Verifier), Code::Unavailable, "the Keylime verifier is not available"),
             (broken(Neighbour::Registrar), Code::Unavailable, "the Keylime registrar is not available"),
+            (Refusal::NoPayload { limit }, Code::DeadlineExceeded, "no attestation payload came in time"),
             (Refusal::NodeTooSlow { limit }, Code::DeadlineExceeded, "the node sent no TPM quote in time"),
             (Refusal::Busy { limit: 512 }, Code::ResourceExhausted, "too many attestations are under way"),
             (Refusal::Random, Code::Internal, "internal error"),

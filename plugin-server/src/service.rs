@@ -100,7 +100,7 @@ async fn attest(
             return Err(Refusal::OutOfTurn { expected: "attestation payload" }.into());
         }
         Ok(Err(end)) => return Err(end),
-        Err(_) => return Err(End::Stream(Status::deadline_exceeded("SPIRE sent no attestation payload"))),
+        Err(_) => return Err(Refusal::NoPayload { limit: PAYLOAD_LIMIT }.into()),
     };
     let (challenge, waiting) = AwaitPayload::new(config).payload(&payload)?;
     Span::current().record("agent", tracing::field::display(waiting.id()));

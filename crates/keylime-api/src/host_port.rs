@@ -27,7 +27,7 @@ enum Host {
 #[non_exhaustive]
 pub enum InvalidHostPort {
     /// Neither a host name nor an address.
-    #[error("{0:?} is neither a host name nor an IP address")]
+    #[error("{0:?} is neither a host name nor an IP address (it goes without https:// and port)")]
     Host(String),
     /// No port, zero, or more than 65535.
     #[error("{0:?} is not a port from 1 to 65535")]
@@ -143,14 +143,26 @@ mod tests {
             ("host:0", "\"0\" is not a port from 1 to 65535"),
             ("host:65536", "\"65536\" is not a port from 1 to 65535"),
             ("host:+1", "\"+1\" is not a port from 1 to 65535"),
-            (":80", "\"\" is neither a host name nor an IP address"),
-            ("a b:80", "\"a b\" is neither a host name nor an IP address"),
-            ("user@host:80", "\"user@host\" is neither a host name nor an IP address"),
-            ("host/path:80", "\"host/path\" is neither a host name nor an IP address"),
-            ("a..b:80", "\"a..b\" is neither a host name nor an IP address"),
-            ("1.2.3.256:80", "\"1.2.3.256\" is neither a host name nor an IP address"),
-            ("[1.2.3.4]:80", "\"[1.2.3.4]\" is neither a host name nor an IP address"),
-            ("[::1:80", "\"[::1\" is neither a host name nor an IP address"),
+            (":80", "\"\" is neither a host name nor an IP address (it goes without https:// and port)"),
+            ("a b:80", "\"a b\" is neither a host name nor an IP address (it goes without https:// and port)"),
+            (
+                "user@host:80",
+                "\"user@host\" is neither a host name nor an IP address (it goes without https:// and port)",
+            ),
+            (
+                "host/path:80",
+                "\"host/path\" is neither a host name nor an IP address (it goes without https:// and port)",
+            ),
+            ("a..b:80", "\"a..b\" is neither a host name nor an IP address (it goes without https:// and port)"),
+            (
+                "1.2.3.256:80",
+                "\"1.2.3.256\" is neither a host name nor an IP address (it goes without https:// and port)",
+            ),
+            (
+                "[1.2.3.4]:80",
+                "\"[1.2.3.4]\" is neither a host name nor an IP address (it goes without https:// and port)",
+            ),
+            ("[::1:80", "\"[::1\" is neither a host name nor an IP address (it goes without https:// and port)"),
         ] {
             assert_eq!(text.parse::<HostPort>().unwrap_err().to_string(), message, "{text}");
         }

@@ -20,6 +20,9 @@ use crate::members::{BodyError, Members, clean};
 /// Longest status text kept for messages, in characters.
 const MAX_TEXT: usize = 300;
 
+/// How long the text behind an error status is waited for.
+const ERROR_TEXT_LIMIT: Duration = Duration::from_secs(2);
+
 /// Idle connections are kept this long. SPIRE agents re-attest about every half hour.
 const POOL_IDLE: Duration = Duration::from_secs(40 * 60);
 
@@ -159,8 +162,9 @@ impl Http {
         let content_type = header(&headers, CONTENT_TYPE.as_str()).unwrap_or("none");
         let content_type = clean(content_type, 60);
         if status != StatusCode::OK {
-            // The status decides; a body that cannot be had only leaves the message without text.
-            let body = self.body(&call, response).await.ok();
+            // The status decides; a body that cannot be had, or not soon, only leaves the message without text.
+            let body = tokio::time::timeout(ERROR_TEXT_LIMIT, self.body(&call, response)).await;
+            let body = body.ok().and_then(Result::ok);
             let body = body.and_then(|body| serde_json::from_slice(&body).ok());
             return Err(self.refused(call, status, body, &headers));
         }

@@ -72,6 +72,16 @@ pub enum LayerError {
         /// The name looked for.
         table: String,
     },
+    /// The file has settings, and none in the options' table.
+    #[error("{}: there is no table [{table}], so none of the file's options would count: it has {found}", path.display())]
+    NoTable {
+        /// The file.
+        path: PathBuf,
+        /// The name looked for.
+        table: String,
+        /// The first name at the file's top level.
+        found: String,
+    },
     /// An environment variable is not UTF-8.
     #[error("environment variable {variable} is not valid UTF-8")]
     Encoding {
@@ -93,10 +103,10 @@ impl Layered {
         Self::default()
     }
 
-    /// Adds the options in table `table` of the TOML file `path`. A file without that table adds nothing.
+    /// Adds the options in table `table` of the TOML file `path`. An empty file adds nothing.
     ///
     /// # Errors
-    /// The file cannot be read or parsed, or the table is not a table.
+    /// The file cannot be read or parsed, the table is not a table, or the file has other things only.
     pub fn file(&mut self, path: &Path, table: &str) -> Result<(), LayerError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| LayerError::Read { path: path.to_owned(), source })?;
@@ -194,7 +204,14 @@ impl Layered {
             }
         })?;
         match document.remove(table) {
-            None => Ok(()),
+            None => match document.into_iter().next() {
+                None => Ok(()),
+                Some((name, value)) => Err(LayerError::NoTable {
+                    path: path.to_owned(),
+                    table: table.to_owned(),
+                    found: if value.is_table() { format!("[{name}]") } else { name },
+                }),
+            },
             Some(toml::Value::Table(options)) => {
                 for (name, value) in options {
                     self.set(&name, value, Source::File(path.to_owned()));
@@ -269,10 +286,17 @@ mod tests {
     }
 
     #[test]
-    fn other_tables_are_left_alone() {
+    fn a_file_of_other_tables_only_is_a_slip() {
         let mut layered = Layered::new();
-        layered.text("[other]\na = 1\n", Path::new("f"), "agent").unwrap();
-        assert_eq!(layered.iter().count(), 0);
+        layered.text("[agent]\nb = 2\n[other]\na = 1\n", Path::new("f"), "agent").unwrap();
+        layered.text("# nothing\n", Path::new("f"), "agent").unwrap();
+        assert_eq!(layered.iter().count(), 1);
+        for (text, found) in [("[agnt]\na = 1\n", "[agnt]"), ("port = 1\n", "port")] {
+            assert_eq!(
+                layered.text(text, Path::new("f"), "agent").unwrap_err().to_string(),
+                format!("f: there is no table [agent], so none of the file's options would count: it has {found}")
+            );
+        }
     }
 
     #[test]

@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(texts.len(), 2);
         assert_eq!(
             texts[0],
-            "\"\" is neither a host name nor an IP address that a certificate could be checked against"
+            "\"\" is neither a host name nor an IP address (it goes without https:// and port) that a certificate could be checked against"
         );
         assert!(texts[1].contains("does not belong to the certificate"), "{}", texts[1]);
     }

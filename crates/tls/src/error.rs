@@ -111,7 +111,7 @@ pub enum TlsError {
         detail: String,
     },
     /// The key is encrypted and there is no password for it.
-    #[error("the private key in {} is encrypted and no password is configured: configure the password, or store the key unencrypted with mode 0600", path.display())]
+    #[error("the private key in {} is encrypted and no password is configured: store it unencrypted with mode 0600, or configure its password where there is an option for it", path.display())]
     PasswordMissing {
         /// The configured path.
         path: PathBuf,
@@ -153,7 +153,9 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The name that servers should be checked against is no host name or address.
-    #[error("{name:?} is neither a host name nor an IP address that a certificate could be checked against")]
+    #[error(
+        "{name:?} is neither a host name nor an IP address (it goes without https:// and port) that a certificate could be checked against"
+    )]
     BadServerName {
         /// The configured name.
         name: String,

@@ -234,8 +234,8 @@ mod tests {
     fn says_what_is_wrong_with_a_key() {
         let site = Site::new();
         let encrypted = testdata("encrypted-aes.pem");
-        let missing = "the private key in FILE is encrypted and no password is configured: configure the password, or \
-                       store the key unencrypted with mode 0600";
+        let missing = "the private key in FILE is encrypted and no password is configured: store it unencrypted with \
+                       mode 0600, or configure its password where there is an option for it";
         assert_eq!(failure(&encrypted, None), missing);
         assert_eq!(failure(&encrypted, Some("")), missing);
         assert_eq!(

@@ -221,9 +221,13 @@ pub enum EkHandleCause {
 }
 
 impl TpmError {
-    /// Whether the same call can succeed a moment later without anybody's help.
+    /// Whether the same call can succeed a moment later without anybody's help. An AK that is lost stays lost.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, TpmError::Busy | TpmError::Deadline | TpmError::Unavailable(_) | TpmError::PcrsUnstable { .. })
+        match self {
+            TpmError::Unavailable(reason) => !matches!(**reason, TpmError::AkLost(_)),
+            TpmError::Busy | TpmError::Deadline | TpmError::PcrsUnstable { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the thread must reopen the TPM or reload its keys before it can go on.

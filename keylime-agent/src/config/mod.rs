@@ -165,10 +165,11 @@ impl Config {
     /// All problems of all sources and options.
     pub fn load(sources: &Sources) -> Result<(Self, Vec<Notice>), Problems> {
         let (layered, unreadable) = sources.read();
+        // Where a source cannot be read, what the options would be is not known, and nothing is said of their defaults.
+        let mut options = Options::new(&layered);
+        unreadable.into_iter().for_each(|problem| options.general_problem(problem));
+        options.finish()?;
         let mut reader = Reader { options: Options::new(&layered), notices: environment_notices(&layered) };
-        for problem in unreadable {
-            reader.options.general_problem(problem);
-        }
         let config = reader.config();
         for warning in deferred::check(&mut reader.options) {
             reader.warn(warning);
@@ -207,7 +208,11 @@ impl Reader<'_> {
         let keylime_dir = PathBuf::from(self.text("keylime_dir", "/var/lib/keylime"));
         if !keylime_dir.is_dir() {
             let shown = keylime_dir.display();
-            let text = format!("the folder {shown} does not exist: create it, owned by the user of run_as");
+            let text = if keylime_dir.exists() {
+                format!("{shown} is not a folder")
+            } else {
+                format!("the folder {shown} does not exist: create it, owned by the user of run_as")
+            };
             self.options.problem("keylime_dir", text);
         }
         let file = |reader: &mut Self, name, default| reader.file(&keylime_dir, name, default);
@@ -372,6 +377,10 @@ impl Reader<'_> {
         // sockaddr_un takes 107 bytes, and the socket is first made under a longer name beside it.
         if !path.is_absolute() || path.as_os_str().len() > 95 {
             self.options.problem("unix_socket_path", "expected an absolute path of at most 95 bytes");
+        } else if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+            let text =
+                format!("the folder {} does not exist: create it, owned by the user of run_as", folder.display());
+            self.options.problem("unix_socket_path", text);
         }
         Some(UnixSocket { path, mode, allowed_users })
     }

@@ -42,7 +42,10 @@ fn each_problem_names_its_option() {
             "keylime_agent_use_tls = \"true\"",
             "`keylime_agent_use_tls`: found text in double quotes, allowed is `true` or `false`, without quotes",
         ),
-        ("keylime_agent_host = \"a b\"", "`keylime_agent_host`: \"a b\" is neither a host name nor an IP address"),
+        (
+            "keylime_agent_host = \"a b\"",
+            "`keylime_agent_host`: \"a b\" is neither a host name nor an IP address (it goes without https:// and port)",
+        ),
         (
             "keylime_agent_host = \"192.0.2.1\"",
             "`keylime_agent_use_tls`: plain HTTP to 192.0.2.1:9002, which is not this host, lets anybody on the way \
@@ -52,6 +55,10 @@ fn each_problem_names_its_option() {
             "keylime_agent_ca_cert = \"/ca.crt\"",
             "`keylime_agent_ca_cert` is set but `keylime_agent_use_tls` is not `true`: set it, or remove \
              `keylime_agent_ca_cert`",
+        ),
+        (
+            "keylime_agent_unix_socket = \"agent.sock\"",
+            "`keylime_agent_unix_socket`: found `agent.sock`, allowed is an absolute path",
         ),
         (
             "keylime_agent_unix_socket = \"/a\"\nkeylime_agent_port = \"1\"",

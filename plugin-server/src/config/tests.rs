@@ -47,11 +47,11 @@ fn each_problem_names_its_option() {
         // Named once, although the registrar's host is taken from it.
         (
             "keylime_verifier_host = \"a b\"",
-            "`keylime_verifier_host`: \"a b\" is neither a host name nor an IP address",
+            "`keylime_verifier_host`: \"a b\" is neither a host name nor an IP address (it goes without https:// and port)",
         ),
         (
             "keylime_registrar_host = \"a b\"",
-            "`keylime_registrar_host`: \"a b\" is neither a host name nor an IP address",
+            "`keylime_registrar_host`: \"a b\" is neither a host name nor an IP address (it goes without https:// and port)",
         ),
         (
             "maximum_attestation_interval = \"0s\"",

@@ -80,7 +80,7 @@ fn another_name_can_be_asked_for() {
     let error = asking("not a name").build().unwrap_err().to_string();
     assert_eq!(
         error,
-        "\"not a name\" is neither a host name nor an IP address that a certificate could be checked against"
+        "\"not a name\" is neither a host name nor an IP address (it goes without https:// and port) that a certificate could be checked against"
     );
 }
 

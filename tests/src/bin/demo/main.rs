@@ -13,13 +13,13 @@ use anyhow::Result;
 use clap::Parser;
 use e2e::{Host, LIMIT, WATCHED_PCR, keylime_options, our_agent};
 use test_support::spire::SpireBinaries;
-use test_support::{KeylimeServers, SpireServer, Swtpm, SwtpmOptions};
+use test_support::{KeylimeServers, SpireAgent, SpireServer, Swtpm, SwtpmOptions};
 
 use crate::steps::Steps;
 
 /// A host gets its SPIFFE identity because its TPM says so: the real SPIRE, Keylime and a software TPM, on loopback.
 #[derive(Debug, Parser)]
-#[command(name = "demo", version)]
+#[command(name = "./scripts/demo", bin_name = "./scripts/demo", version)]
 struct Arguments {
     /// Leave everything running at the end, say how to look at it, and wait for Ctrl-C.
     #[arg(long)]
@@ -68,7 +68,7 @@ fn show(arguments: &Arguments) -> Result<()> {
     })?;
 
     match spire {
-        Ok(_) => real_spire::show(&mut steps, &host, |server| keep(arguments, &host, Some(server))),
+        Ok(_) => real_spire::show(&mut steps, &host, |server, agent| keep(arguments, &host, Some((server, agent)))),
         Err(why) => {
             println!("    SPIRE is not here ({why}): the built-in plugin host stands in for it.");
             built_in_host::show(&mut steps, &host)?;
@@ -79,16 +79,19 @@ fn show(arguments: &Arguments) -> Result<()> {
 }
 
 /// With `--keep`, says how to look at what is running, and waits until Ctrl-C ends this process and all of that.
-fn keep(arguments: &Arguments, host: &Host, server: Option<&SpireServer>) {
+fn keep(arguments: &Arguments, host: &Host, spire: Option<(&SpireServer, &SpireAgent)>) {
     if !arguments.keep {
         return;
     }
-    if let Some(server) = server {
+    if let Some((server, agent)) = spire {
         println!(
             "\n  SPIRE's agents:        spire-server agent list -socketPath {}\
-             \n  SPIRE server's log:    less {}/server.log",
+             \n                         (it lists the host until its SVID expires or it is evicted)\
+             \n  SPIRE server's log:    less {}/server.log\
+             \n  SPIRE agent's log:     less {}/agent.log (the refusal has ended it)",
             server.socket.display(),
-            server.folder().display()
+            server.folder().display(),
+            agent.folder().display()
         );
     }
     let tls = host.servers.cv_ca.display();
@@ -97,7 +100,7 @@ fn keep(arguments: &Arguments, host: &Host, server: Option<&SpireServer>) {
          \n  The verifier's record: curl -s --cacert {tls}/cacert.crt --cert {tls}/client-cert.crt \\\
          \n                           --key {tls}/client-private.pem https://127.0.0.1:{verifier}/v2.5/agents/{id}\
          \n  keylime_agent's log:   less {agent}/agent.log\
-         \n\n  Everything is left running; Ctrl-C ends it and removes its folders.",
+         \n\n  Everything else is left running; Ctrl-C ends it and removes its folders.",
         tcti = host.tpm.tcti,
         verifier = host.servers.verifier_port,
         id = host.id,

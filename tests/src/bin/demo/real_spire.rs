@@ -10,7 +10,7 @@ use crate::steps::Steps;
 const WORKLOAD: &str = "spiffe://tower.example/demo-workload";
 
 /// Shows it, and calls `at_the_end` while everything still runs.
-pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&SpireServer)) -> Result<()> {
+pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&SpireServer, &SpireAgent)) -> Result<()> {
     let options = SpireServerOptions::new(host.server_plugin()?);
     let server = steps.run("SPIRE server loaded keylime-attestor-server, pinned by its SHA-256", || {
         let validated = SpireServer::validate(&options)?;
@@ -40,7 +40,7 @@ pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&Spir
         agent.wipe_and_restart()?;
         Ok(((), agent.refused(LIMIT)?))
     })?;
-    at_the_end(&server);
+    at_the_end(&server, &agent);
     Ok(())
 }
 
