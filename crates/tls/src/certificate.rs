@@ -2,14 +2,18 @@
 //! What a certificate says: subject, issuer, validity, names
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::SystemTime;
 
+use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::asn1::OctetString;
 use x509_cert::der::{DateTime, Decode};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
 use x509_cert::name::Name;
+
+use crate::{FileKind, TlsError, load_certificates};
 
 /// Longest subject or issuer text kept, in characters. The text comes from peers and ends in logs.
 const MAX_NAME: usize = 256;
@@ -18,6 +22,28 @@ const MAX_NAME: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an X.509 certificate in DER: {0}")]
 pub struct InvalidCertificate(#[source] x509_cert::der::Error);
+
+/// From when to when a certificate is valid, as it says of itself (RFC 5280 4.1.2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// First moment.
+    pub not_before: SystemTime,
+    /// Last moment.
+    pub not_after: SystemTime,
+}
+
+/// The validity of each certificate in a PEM file, in the file's order.
+///
+/// # Errors
+/// The file cannot be read, or holds something that is no certificate.
+pub fn load_validity(path: &Path, kind: FileKind) -> Result<Vec<Validity>, TlsError> {
+    let certificates = load_certificates(path, kind)?;
+    let one = |(index, der): (usize, &CertificateDer<'_>)| match CertificateInfo::from_der(der) {
+        Ok(info) => Ok(Validity { not_before: info.not_before, not_after: info.not_after }),
+        Err(source) => Err(TlsError::BadCertificate { kind, path: path.to_owned(), number: index + 1, source }),
+    };
+    certificates.iter().enumerate().map(one).collect()
+}
 
 /// The fields of an X.509 certificate (RFC 5280 4.1) that people and checks ask for. Nothing in it
 /// is verified: it is what the certificate says of itself.
@@ -131,6 +157,15 @@ mod tests {
             assert!(CertificateInfo::from_der(&der[..n]).is_err());
         }
         assert!(CertificateInfo::from_der(&[&der[..], b"\0"].concat()).is_err());
+    }
+
+    #[test]
+    fn validity_is_read_from_every_certificate_of_a_file() {
+        let site = crate::testing::Site::new();
+        let (cert, key) = &site.client;
+        let found = load_validity(cert, FileKind::Certificate).unwrap();
+        assert!(!found.is_empty() && found.iter().all(|v| v.not_before < v.not_after), "{found:?}");
+        assert!(load_validity(key, FileKind::Certificate).is_err());
     }
 
     #[test]

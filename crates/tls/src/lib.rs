@@ -22,7 +22,7 @@ mod verify;
 
 use std::sync::Arc;
 
-pub use certificate::InvalidCertificate;
+pub use certificate::{InvalidCertificate, Validity, load_validity};
 pub use client::{ClientTls, Identity, Trust, trust_nobody};
 pub use error::{FileKind, Subject, TlsError, TlsWarning};
 pub use explain::{explain, explain_source};

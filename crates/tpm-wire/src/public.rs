@@ -238,6 +238,11 @@ impl Public {
     pub fn to_spki_pem(&self) -> String {
         spki::pem(&self.key)
     }
+
+    /// The key as SubjectPublicKeyInfo in DER, the bytes inside [`Self::to_spki_pem`].
+    pub fn to_spki_der(&self) -> Vec<u8> {
+        spki::der(&self.key)
+    }
 }
 
 fn hash(reader: &mut Reader<'_>, field: &'static str) -> Result<HashAlgorithm, DecodeError> {

@@ -50,7 +50,7 @@ pub(super) fn pem(key: &PublicKey) -> String {
 }
 
 /// DER of the key's SubjectPublicKeyInfo.
-fn der(key: &PublicKey) -> Vec<u8> {
+pub(super) fn der(key: &PublicKey) -> Vec<u8> {
     let (algorithm, key) = match key {
         PublicKey::Rsa { exponent, modulus } => {
             let parts = [integer(modulus), integer(&exponent.to_be_bytes())].concat();
