@@ -16,6 +16,7 @@ mod http;
 mod id;
 mod members;
 mod negotiator;
+pub mod pool;
 pub mod registrar;
 pub mod registration;
 pub mod state;

@@ -45,6 +45,12 @@ impl RegistrarClient {
         })
     }
 
+    /// The service and its address, as in messages: `the Keylime registrar at https://host:port`.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        self.http.peer()
+    }
+
     /// Connects and negotiates the API version ahead of the first call.
     ///
     /// # Errors

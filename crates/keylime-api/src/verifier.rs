@@ -60,6 +60,12 @@ impl VerifierClient {
         })
     }
 
+    /// The service and its address, as in messages: `the Keylime verifier at https://host:port`.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        self.http.peer()
+    }
+
     /// Connects and negotiates the API version ahead of the first call.
     ///
     /// # Errors
