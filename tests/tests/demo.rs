@@ -9,13 +9,13 @@ use test_support::{bin, require};
 
 fn demo(spire: Option<&str>) -> String {
     let mut program = Program::new(bin::built("spire-keylime-demo").unwrap());
-    for name in ["KEYLIME_VENV", "SPIRE_BIN_DIR", bin::FOLDER_VARIABLE] {
+    for name in ["KEYLIME_VENV", "SPIRE_BIN_DIRS", bin::FOLDER_VARIABLE] {
         if let Ok(value) = std::env::var(name) {
             program = program.env(name, value);
         }
     }
     if let Some(folder) = spire {
-        program = program.env("SPIRE_BIN_DIR", folder);
+        program = program.env("SPIRE_BIN_DIRS", folder);
     }
     success("demo", program.run(Duration::from_secs(180)).unwrap()).unwrap()
 }

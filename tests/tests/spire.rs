@@ -6,18 +6,31 @@
 use std::time::Duration;
 
 use e2e::{Host, LIMIT, WATCHED_PCR, logged_reason};
+use test_support::spire::VERSIONS;
 use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, require, wait};
 
 const WORKLOAD: &str = "spiffe://tower.example/workload";
 
 #[test]
 fn a_host_attests_reattests_and_is_refused_after_a_pcr_change() {
-    let (Some(()), Some(_), Some(_)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
+    to_an_identity_and_back(VERSIONS[0]);
+}
+
+#[test]
+fn so_it_is_with_the_next_version_of_spire() {
+    to_an_identity_and_back(VERSIONS[1]);
+}
+
+fn to_an_identity_and_back(version: &str) {
+    let (Some(()), Some(_), Some(spire)) = (require::swtpm(), require::keylime(), require::spire_version(version))
+    else {
+        return;
+    };
     let Some(()) = require::root() else { return };
     let host = Host::start().unwrap();
     host.enrol().unwrap();
 
-    let options = SpireServerOptions::new(host.server_plugin().unwrap());
+    let options = SpireServerOptions::new(host.server_plugin().unwrap()).with(&spire);
     let validated = SpireServer::validate(&options).unwrap();
     let said = String::from_utf8_lossy(&validated.stdout);
     assert!(validated.status.success(), "{said}{}", String::from_utf8_lossy(&validated.stderr));

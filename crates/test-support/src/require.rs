@@ -30,9 +30,14 @@ pub fn keylime() -> Option<Venv> {
     Venv::find().or_else(|error| or_skip("Keylime", &error)).ok()
 }
 
-/// SPIRE server and agent of the version that the tests are made for.
+/// SPIRE server and agent of the first version that is there.
 pub fn spire() -> Option<SpireBinaries> {
     SpireBinaries::find().or_else(|error| or_skip("SPIRE", &error)).ok()
+}
+
+/// SPIRE server and agent of this version, one of [`VERSIONS`](crate::spire::VERSIONS).
+pub fn spire_version(version: &str) -> Option<SpireBinaries> {
+    SpireBinaries::find_version(version).or_else(|error| or_skip("SPIRE", &error)).ok()
 }
 
 /// The Keylime plugin pair written in Go.

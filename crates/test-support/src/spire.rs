@@ -5,10 +5,12 @@ mod agent;
 mod binaries;
 mod config;
 mod log;
+mod program;
 mod server;
 
 pub use agent::{SpireAgent, SpireAgentOptions, Svid};
-pub use binaries::{SpireBinaries, VERSION};
+pub use binaries::{SpireBinaries, VERSIONS};
 pub use config::PluginSpec;
 pub use log::LogLine;
+pub use program::SpireProgram;
 pub use server::{SpireServer, SpireServerOptions};

@@ -2,23 +2,19 @@
 //! The SPIRE agent and the Workload API behind it.
 
 use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::binaries::SpireBinaries;
 use super::config::{AgentFile, PluginSpec};
-use super::log::{self, LogLine};
+use super::program::{self, SpireProgram};
 use super::server::SpireServer;
-use crate::process::{self, Part, Program};
 use crate::scratch::Scratch;
 use crate::wait;
-
-/// Limit for one command.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
@@ -51,14 +47,22 @@ pub struct Svid {
 /// A running SPIRE agent.
 #[derive(Debug)]
 pub struct SpireAgent {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Socket of the Workload API.
-    pub socket: PathBuf,
+    program: SpireProgram,
     started: Instant,
-    binaries: SpireBinaries,
-    part: Part,
-    scratch: Scratch,
+}
+
+impl Deref for SpireAgent {
+    type Target = SpireProgram;
+
+    fn deref(&self) -> &SpireProgram {
+        &self.program
+    }
+}
+
+impl DerefMut for SpireAgent {
+    fn deref_mut(&mut self) -> &mut SpireProgram {
+        &mut self.program
+    }
 }
 
 impl SpireAgent {
@@ -72,10 +76,9 @@ impl SpireAgent {
         let bundle = scratch.write("bundle.pem", server.bundle_show()?)?;
         let socket = scratch.join("workload.sock");
         let config = write_config(&scratch, server, &bundle, &socket, options)?;
-        let binaries = server.binaries().clone();
         let started = Instant::now();
-        let part = launch(&binaries, &config, &scratch)?;
-        Ok(Self { config, socket, started, binaries, part, scratch })
+        let program = SpireProgram::start(&server.binaries().agent, config, socket, scratch)?;
+        Ok(Self { program, started })
     }
 
     /// Runs `spire-agent validate` on the configuration that these options make, without starting an agent.
@@ -86,9 +89,7 @@ impl SpireAgent {
         let scratch = Scratch::new("spirev")?;
         let bundle = scratch.write("bundle.pem", server.bundle_show()?)?;
         let config = write_config(&scratch, server, &bundle, &scratch.join("workload.sock"), options)?;
-        Program::new(&server.binaries().agent)
-            .args(["validate".as_ref(), "-config".as_ref(), config.as_os_str()])
-            .run(LIMIT)
+        program::validate(&server.binaries().agent, &config)
     }
 
     /// Waits for the node attestation to succeed; answers the time from the agent's start, at most 20 ms too long.
@@ -96,7 +97,7 @@ impl SpireAgent {
     /// # Errors
     /// When the agent ends or `limit` passes; with the end of its log.
     pub fn attested(&mut self, limit: Duration) -> Result<Duration> {
-        self.part.wait_log("Node attestation was successful", limit)?;
+        self.part().wait_log("Node attestation was successful", limit)?;
         Ok(self.started.elapsed())
     }
 
@@ -107,7 +108,7 @@ impl SpireAgent {
     pub fn refused(&mut self, limit: Duration) -> Result<String> {
         let what = "refusal of the node attestation";
         let outcome = wait::until(what, limit, || {
-            let ended = self.part.exited();
+            let ended = self.part().exited();
             let lines = self.log();
             anyhow::ensure!(
                 lines.iter().all(|line| line.message != "Node attestation was successful"),
@@ -117,7 +118,7 @@ impl SpireAgent {
             anyhow::ensure!(refused.is_some() || ended.is_none(), "{what}: the agent ended for another reason");
             Ok(refused)
         });
-        outcome.with_context(|| format!("end of its log:\n{}", self.part.log_tail(30)))
+        outcome.with_context(|| format!("end of its log:\n{}", self.part().log_tail(30)))
     }
 
     /// Fetches the X.509-SVIDs of the calling process; waits for the first one up to `limit`, since a new entry has
@@ -152,56 +153,13 @@ impl SpireAgent {
         Ok(svids.iter().map(|fields| Svid { spiffe_id: id(fields), fields: fields.clone() }).collect())
     }
 
-    /// Runs `spire-agent` with the given command and arguments against this agent's socket.
-    ///
-    /// # Errors
-    /// When it fails, with what it printed.
-    pub fn cli(&self, args: &[&str]) -> Result<String> {
-        let what = format!("spire-agent {}", args.join(" "));
-        let words = args.iter().take_while(|arg| !arg.starts_with('-')).count();
-        let (command, options) = args.split_at_checked(words).unwrap_or((args, &[]));
-        let output = Program::new(&self.binaries.agent)
-            .args(command)
-            .args(["-socketPath".as_ref(), self.socket.as_os_str()])
-            .args(options)
-            .run(LIMIT)?;
-        process::success(&what, output)
-    }
-
-    /// The lines of its log since the last start.
-    #[must_use]
-    pub fn log(&self) -> Vec<LogLine> {
-        log::parse(&self.part.log())
-    }
-
-    /// Its process, which also holds the plugin.
-    pub fn part(&mut self) -> &mut Part {
-        &mut self.part
-    }
-
-    /// The folder of configuration, data (`data`) and log.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.scratch.path()
-    }
-
-    /// Ends it as a service manager does.
-    ///
-    /// # Errors
-    /// When it does not end within 15 s; it is killed then.
-    pub fn terminate(&mut self) -> Result<ExitStatus> {
-        self.part.terminate(Duration::from_secs(15))
-    }
-
     /// Starts it again; kills it first if it runs. Its key was in memory, so it attests anew.
     ///
     /// # Errors
     /// When the program cannot be started.
     pub fn restart(&mut self) -> Result<()> {
-        self.part.kill();
         self.started = Instant::now();
-        self.part = launch(&self.binaries, &self.config, &self.scratch)?;
-        Ok(())
+        self.start_again()
     }
 
     /// Kills it, empties its data folder and starts it.
@@ -209,9 +167,9 @@ impl SpireAgent {
     /// # Errors
     /// When the folder cannot be emptied or the program not be started.
     pub fn wipe_and_restart(&mut self) -> Result<()> {
-        self.part.kill();
-        fs::remove_dir_all(self.scratch.join("data"))?;
-        self.scratch.folder("data")?;
+        self.part().kill();
+        fs::remove_dir_all(self.scratch().join("data"))?;
+        self.scratch().folder("data")?;
         self.restart()
     }
 }
@@ -235,11 +193,4 @@ fn write_config(
         plugins: std::slice::from_ref(&options.plugin),
     };
     scratch.write("agent.conf", file.text()?)
-}
-
-fn launch(binaries: &SpireBinaries, config: &Path, scratch: &Scratch) -> Result<Part> {
-    Program::new(&binaries.agent)
-        .args(["run".as_ref(), "-config".as_ref(), config.as_os_str()])
-        .folder(scratch.path())
-        .start("spire-agent", &scratch.join("agent.log"))
 }

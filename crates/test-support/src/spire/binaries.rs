@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where SPIRE is.
+//! Where SPIRE is, in each version that the tests are made for.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 
 use crate::bin;
 use crate::process::Program;
 
-/// The version that the tests are made for.
-pub const VERSION: &str = "1.14.1";
+/// The versions that the tests are made for. Most tests take the first that is there.
+pub const VERSIONS: [&str; 2] = ["1.14.1", "1.15.3"];
 
-/// Names the folder that holds `spire-server` and `spire-agent`.
-const VARIABLE: &str = "SPIRE_BIN_DIR";
+/// Names the folders, separated by colons, that each hold `spire-server` and `spire-agent` of one version.
+const VARIABLE: &str = "SPIRE_BIN_DIRS";
 
 /// SPIRE's two programs.
 #[derive(Debug, Clone)]
 pub struct SpireBinaries {
+    /// One of [`VERSIONS`].
+    pub version: &'static str,
     /// `spire-server`.
     pub server: PathBuf,
     /// `spire-agent`.
@@ -26,41 +28,61 @@ pub struct SpireBinaries {
 }
 
 impl SpireBinaries {
-    /// Looks at `SPIRE_BIN_DIR`, else in `PATH`, else where `scripts/install-needs` unpacks a release; only
-    /// [`VERSION`] counts.
+    /// The first of [`VERSIONS`] that is there.
     ///
     /// # Errors
-    /// When there is none, with the reason.
+    /// When none is, with the reasons.
     pub fn find() -> Result<Self> {
-        static FOUND: OnceLock<Result<SpireBinaries, String>> = OnceLock::new();
-        FOUND.get_or_init(|| look().map_err(|error| format!("{error:#}"))).clone().map_err(|text| anyhow!(text))
+        let mut reasons = Vec::new();
+        for version in VERSIONS {
+            match Self::find_version(version) {
+                Ok(found) => return Ok(found),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        bail!("{}", reasons.join("; "))
+    }
+
+    /// One of [`VERSIONS`], in the folders that `SPIRE_BIN_DIRS` names; without it in `PATH`, and where
+    /// `scripts/install-needs` unpacks releases.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn find_version(version: &str) -> Result<Self> {
+        static FOUND: OnceLock<Vec<SpireBinaries>> = OnceLock::new();
+        let mut found = FOUND.get_or_init(look).iter();
+        let Some(found) = found.find(|found| found.version == version) else {
+            bail!("{version} is in no folder of {VARIABLE}, nor, without that variable, in PATH or ~/{CACHE}");
+        };
+        Ok(found.clone())
     }
 }
 
-fn look() -> Result<SpireBinaries> {
-    if let Some(folder) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
-        return in_folder(Path::new(&folder)).map_err(|error| error.context(format!("{VARIABLE} is set")));
-    }
-    let Some(server) = bin::in_path("spire-server") else {
-        let home = std::env::home_dir().unwrap_or_default();
-        return in_folder(&home.join(format!(".cache/spire-keylime/spire-{VERSION}/bin")))
-            .map_err(|_| anyhow!("{VARIABLE} is not set and spire-server is not in PATH"));
+/// Where `scripts/install-needs` unpacks releases, below the home folder.
+const CACHE: &str = ".cache/spire-keylime";
+
+fn look() -> Vec<SpireBinaries> {
+    let folders: Vec<PathBuf> = match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+        Some(folders) => std::env::split_paths(&folders).collect(),
+        None => {
+            let in_path = bin::in_path("spire-server").and_then(|server| Some(server.parent()?.to_owned()));
+            let cache = std::env::home_dir().unwrap_or_default().join(CACHE);
+            let cached = VERSIONS.map(|version| cache.join(format!("spire-{version}/bin")));
+            in_path.into_iter().chain(cached).collect()
+        }
     };
-    in_folder(server.parent().unwrap_or(Path::new(".")))
+    folders.iter().filter_map(|folder| in_folder(folder)).collect()
 }
 
-fn in_folder(folder: &Path) -> Result<SpireBinaries> {
+fn in_folder(folder: &Path) -> Option<SpireBinaries> {
     let [server, agent] = ["spire-server", "spire-agent"].map(|name| folder.join(name));
-    for path in [&server, &agent] {
-        if !bin::is_program(path) {
-            bail!("there is no program {}", path.display());
-        }
-        let output = Program::new(path).args(["--version"]).run(Duration::from_secs(10))?;
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        if text.trim() != VERSION {
-            bail!("{} is version {}, wanted is {VERSION}", path.display(), text.trim());
-        }
-    }
-    Ok(SpireBinaries { server, agent })
+    let version = version_of(&server)?;
+    (version_of(&agent)? == version).then_some(SpireBinaries { version, server, agent })
+}
+
+fn version_of(program: &Path) -> Option<&'static str> {
+    let output = Program::new(program).args(["--version"]).run(Duration::from_secs(10)).ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    VERSIONS.into_iter().find(|version| *version == text.trim())
 }

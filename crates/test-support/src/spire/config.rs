@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SPIRE's configuration files, as small as they can be.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::process;
 
@@ -16,6 +17,8 @@ pub struct PluginSpec {
     pub command: PathBuf,
     /// The contents of the block `plugin_data`, HCL.
     pub data: String,
+    /// Writes `data` to this file and names it as `plugin_data_file`, which SPIRE reads anew on `SIGUSR1`.
+    pub data_file: Option<PathBuf>,
     /// `plugin_checksum`; computed from the program when there is none.
     pub checksum: Option<String>,
 }
@@ -23,7 +26,7 @@ pub struct PluginSpec {
 impl PluginSpec {
     /// The plugin `keylime` with the given block of options.
     pub fn keylime(command: impl Into<PathBuf>, data: impl Into<String>) -> Self {
-        Self { name: "keylime".to_owned(), command: command.into(), data: data.into(), checksum: None }
+        Self { name: "keylime".to_owned(), command: command.into(), data: data.into(), data_file: None, checksum: None }
     }
 
     fn block(&self) -> Result<String> {
@@ -32,9 +35,16 @@ impl PluginSpec {
             None => process::sha256(&self.command)?,
         };
         let Self { name, data, command, .. } = self;
+        let data = match &self.data_file {
+            Some(file) => {
+                fs::write(file, data).with_context(|| format!("cannot write {}", file.display()))?;
+                format!("plugin_data_file = {file:?}")
+            }
+            None => format!("plugin_data {{\n{data}\n    }}"),
+        };
         Ok(format!(
             "  NodeAttestor {name:?} {{\n    plugin_cmd = {command:?}\n    plugin_checksum = {checksum:?}\n    \
-             plugin_data {{\n{data}\n    }}\n  }}\n"
+             {data}\n  }}\n"
         ))
     }
 }

@@ -2,22 +2,19 @@
 //! The SPIRE server and what is asked of it.
 
 use std::net::{Ipv4Addr, TcpStream};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::binaries::SpireBinaries;
 use super::config::{PluginSpec, ServerFile};
-use super::log::{self, LogLine};
+use super::program::{self, LIMIT, SpireProgram};
 use crate::ports::{self, Port};
-use crate::process::{self, Part, Program};
 use crate::scratch::Scratch;
-
-/// Limit for the start and for one command.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -30,6 +27,8 @@ pub struct SpireServerOptions {
     pub extra: String,
     /// Further blocks beside it, such as `health_checks { … }`.
     pub blocks: String,
+    /// The version to run, of which the server's agents are too; [`SpireBinaries::find`] chooses when there is none.
+    pub binaries: Option<SpireBinaries>,
 }
 
 impl SpireServerOptions {
@@ -41,7 +40,19 @@ impl SpireServerOptions {
             plugins: vec![plugin],
             extra: String::new(),
             blocks: String::new(),
+            binaries: None,
         }
+    }
+
+    /// Runs this version.
+    #[must_use]
+    pub fn with(mut self, binaries: &SpireBinaries) -> Self {
+        self.binaries = Some(binaries.clone());
+        self
+    }
+
+    fn binaries(&self) -> Result<SpireBinaries> {
+        self.binaries.clone().map_or_else(SpireBinaries::find, Ok)
     }
 }
 
@@ -52,14 +63,23 @@ pub struct SpireServer {
     pub port: u16,
     /// The trust domain's name.
     pub trust_domain: String,
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Socket of the administrator's API.
-    pub socket: PathBuf,
+    program: SpireProgram,
     binaries: SpireBinaries,
-    part: Part,
-    scratch: Scratch,
     _port: Port,
+}
+
+impl Deref for SpireServer {
+    type Target = SpireProgram;
+
+    fn deref(&self) -> &SpireProgram {
+        &self.program
+    }
+}
+
+impl DerefMut for SpireServer {
+    fn deref_mut(&mut self) -> &mut SpireProgram {
+        &mut self.program
+    }
 }
 
 impl SpireServer {
@@ -68,25 +88,16 @@ impl SpireServer {
     /// # Errors
     /// When SPIRE is not there or the server does not come up; with the end of its log.
     pub fn start(options: &SpireServerOptions) -> Result<Self> {
-        let binaries = SpireBinaries::find()?;
+        let binaries = options.binaries()?;
         ports::retry(|| {
             let scratch = Scratch::new("spires")?;
             let port_guard = ports::reserve()?;
             let port = port_guard.number();
             let socket = scratch.join("api.sock");
             let config = write_config(&scratch, port, &socket, options)?;
-            let part = launch(&binaries, &config, &scratch)?;
-            let trust_domain = options.trust_domain.clone();
-            let mut server = Self {
-                port,
-                trust_domain,
-                config,
-                socket,
-                binaries: binaries.clone(),
-                part,
-                scratch,
-                _port: port_guard,
-            };
+            let program = SpireProgram::start(&binaries.server, config, socket, scratch)?;
+            let (trust_domain, binaries) = (options.trust_domain.clone(), binaries.clone());
+            let mut server = Self { port, trust_domain, program, binaries, _port: port_guard };
             server.wait_up()?;
             Ok(server)
         })
@@ -94,10 +105,8 @@ impl SpireServer {
 
     fn wait_up(&mut self) -> Result<()> {
         let (socket, port) = (self.socket.clone(), self.port);
-        self.part.ready("answering", LIMIT, |_| {
-            Ok(std::os::unix::net::UnixStream::connect(&socket)
-                .ok()
-                .and_then(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()))
+        self.part().ready("answering", LIMIT, |_| {
+            Ok(UnixStream::connect(&socket).ok().and_then(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()))
         })?;
         Ok(())
     }
@@ -107,28 +116,11 @@ impl SpireServer {
     /// # Errors
     /// When SPIRE is not there or hangs.
     pub fn validate(options: &SpireServerOptions) -> Result<Output> {
-        let binaries = SpireBinaries::find()?;
+        let binaries = options.binaries()?;
         let scratch = Scratch::new("spirev")?;
         let port = ports::reserve()?;
         let config = write_config(&scratch, port.number(), &scratch.join("api.sock"), options)?;
-        Program::new(&binaries.server).args(["validate".as_ref(), "-config".as_ref(), config.as_os_str()]).run(LIMIT)
-    }
-
-    /// Runs `spire-server` with the given command and arguments against this server.
-    ///
-    /// # Errors
-    /// When it fails, with what it printed.
-    pub fn cli(&self, args: &[&str]) -> Result<String> {
-        let what = format!("spire-server {}", args.join(" "));
-        // The options come after the one or two words of the command.
-        let words = args.iter().take_while(|arg| !arg.starts_with('-')).count();
-        let (command, options) = args.split_at_checked(words).unwrap_or((args, &[]));
-        let output = Program::new(&self.binaries.server)
-            .args(command)
-            .args(["-socketPath".as_ref(), self.socket.as_os_str()])
-            .args(options)
-            .run(LIMIT)?;
-        process::success(&what, output)
+        program::validate(&binaries.server, &config)
     }
 
     /// The trust bundle in PEM.
@@ -182,24 +174,9 @@ impl SpireServer {
         format!("spiffe://{}/spire/agent/keylime/{id}", self.trust_domain)
     }
 
-    /// The lines of its log since the last start.
+    /// The version it runs.
     #[must_use]
-    pub fn log(&self) -> Vec<LogLine> {
-        log::parse(&self.part.log())
-    }
-
-    /// Its process, which also holds the plugins.
-    pub fn part(&mut self) -> &mut Part {
-        &mut self.part
-    }
-
-    /// The folder of configuration, data and log.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.scratch.path()
-    }
-
-    pub(super) fn binaries(&self) -> &SpireBinaries {
+    pub fn binaries(&self) -> &SpireBinaries {
         &self.binaries
     }
 
@@ -209,8 +186,7 @@ impl SpireServer {
     /// # Errors
     /// As [`SpireServer::start`].
     pub fn restart(&mut self) -> Result<()> {
-        self.part.kill();
-        self.part = launch(&self.binaries, &self.config, &self.scratch)?;
+        self.start_again()?;
         self.wait_up()
     }
 }
@@ -227,13 +203,6 @@ fn write_config(scratch: &Scratch, port: u16, socket: &Path, options: &SpireServ
         plugins: &options.plugins,
     };
     scratch.write("server.conf", file.text()?)
-}
-
-fn launch(binaries: &SpireBinaries, config: &Path, scratch: &Scratch) -> Result<Part> {
-    Program::new(&binaries.server)
-        .args(["run".as_ref(), "-config".as_ref(), config.as_os_str()])
-        .folder(scratch.path())
-        .start("spire-server", &scratch.join("server.log"))
 }
 
 fn parse(text: &str) -> Result<Value> {
