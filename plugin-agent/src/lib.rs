@@ -19,7 +19,7 @@ pub mod service;
 
 use go_plugin::Broker;
 use go_plugin::plugin::About;
-use spire_plugin::{ConfigStore, service::agent_routes};
+use spire_plugin::{ConfigStore, Metrics, service::agent_routes};
 use tonic::service::Routes;
 
 /// What the binary says of itself when a person starts it.
@@ -35,7 +35,7 @@ pub fn about() -> About {
 }
 
 /// The services that the plugin offers to SPIRE.
-pub fn routes(_host: &Broker) -> Routes {
+pub fn routes(host: &Broker) -> Routes {
     let config = ConfigStore::new();
-    agent_routes(config.clone(), service::AgentAttestor::new(config))
+    agent_routes(config.clone(), service::AgentAttestor::new(config), &Metrics::new(host))
 }

@@ -24,3 +24,8 @@ pub mod config {
 pub mod init {
     include!("generated/spire.service.private.init.v1.rs");
 }
+
+/// SPIRE's metrics, which it serves to a plugin, `spire.hostservice.common.metrics.v1`.
+pub mod metrics {
+    include!("generated/spire.hostservice.common.metrics.v1.rs");
+}

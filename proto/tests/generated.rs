@@ -20,8 +20,13 @@ fn files(dir: &Path) -> BTreeMap<String, String> {
 #[test]
 fn committed_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources =
-        ["spire/agent_nodeattestor.proto", "spire/config.proto", "spire/init.proto", "spire/server_nodeattestor.proto"];
+    let sources = [
+        "spire/agent_nodeattestor.proto",
+        "spire/config.proto",
+        "spire/init.proto",
+        "spire/metrics.proto",
+        "spire/server_nodeattestor.proto",
+    ];
     let descriptors = protox::compile(sources, [root]).expect("the .proto files compile");
 
     let fresh = tempfile::tempdir().expect("temporary folder");

@@ -19,7 +19,7 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use spire_plugin::{
-    ConfigStore, CoreConfig, Options, PluginConfig, SpiffeId, TrustDomain,
+    ConfigStore, CoreConfig, Metrics, Options, PluginConfig, SpiffeId, TrustDomain,
     exchange::{self, Answers, Exchange},
     service::{agent_routes, server_routes},
 };
@@ -40,13 +40,14 @@ fn main() -> ExitCode {
         usage: "Set `plugin_cmd` to this program and `plugin_args` to [\"agent\"] or [\"server\"].",
     };
     let is_agent = std::env::args().nth(1).as_deref() == Some("agent");
-    plugin::run(spire_plugin::handshake(), about, move |_broker| {
+    plugin::run(spire_plugin::handshake(), about, move |broker| {
+        let metrics = Metrics::new(broker);
         if is_agent {
             let store = ConfigStore::new();
-            agent_routes(store.clone(), AgentAttestor(store))
+            agent_routes(store.clone(), AgentAttestor(store), &metrics)
         } else {
             let store = ConfigStore::new();
-            server_routes(store.clone(), ServerAttestor(store))
+            server_routes(store.clone(), ServerAttestor(store), &metrics)
         }
     })
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A plugin's configuration: how it is built from SPIRE's request, and the snapshot that attestations take.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use spire_proto::config::CoreConfiguration;
 use tonic::Status;
 
-use crate::{Options, Problems, TrustDomain, hcl};
+use crate::{LoadedCertificate, Options, Problems, TrustDomain, hcl};
 
 /// What SPIRE itself is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,11 +30,25 @@ pub trait PluginConfig: Sized + Send + Sync + 'static {
     ///
     /// Reads every option and notes every problem, then returns `None` if there is any. Files that the options name
     /// may be read. No network and no TPM: SPIRE validates without side effects.
+    ///
+    /// Also called, with the same text, when [`watched_files`](Self::watched_files) have changed.
     fn build(core: &CoreConfig, options: &mut Options) -> Option<Self>;
 
-    /// Runs in the background after a `Configure` that was accepted, for example to open connections in advance.
+    /// Files and folders that [`build`](Self::build) read. When one of them changes, the configuration is built anew.
+    /// For a folder that means the files in it.
+    fn watched_files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Certificates whose end an operator has to know of beforehand.
+    fn certificates(&self) -> Vec<LoadedCertificate> {
+        Vec::new()
+    }
+
+    /// Runs in the background after a `Configure` that was accepted and after a rebuild, for example to open
+    /// connections in advance.
     ///
-    /// Not called for `Validate`. The next `Configure` ends it where it is.
+    /// Not called for `Validate`. The next configuration ends it where it is.
     fn configured(self: Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
         async {}
     }

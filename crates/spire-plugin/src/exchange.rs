@@ -2,15 +2,33 @@
 //! One bidirectional attestation call: a task of its own, that ends when SPIRE cancels, and whose
 //! panic is an error of this call and nothing more.
 
-use std::future::Future;
+use std::{future::Future, net::IpAddr};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming};
+use tonic::{Response, Status, Streaming, metadata::MetadataMap};
 use tracing::{Instrument, Span};
 
 /// The response stream of a call that [`serve`] answers.
 pub type Answers<Out> = ReceiverStream<Result<Out, Status>>;
+
+/// Key under which SPIRE server, from 1.15.2 on, tells a plugin who attests: the text of an IP address, empty where it
+/// knows none (SPIRE: `pkg/server/plugin/nodeattestor/v1.go`, `XForwardedClientIPKey`).
+const CLIENT_IP: &str = "x-forwarded-client-ip";
+
+/// The address from which the node's connection came to SPIRE server, as the `metadata` of an `Attest` call says.
+///
+/// It is the other end of the TCP connection, thus a load balancer's where there is one, and IPv4 also where SPIRE saw
+/// it mapped into IPv6. `None` if SPIRE does not tell (before 1.15.2), knows none, or sends anything but exactly one
+/// address: fit to bound and to log, not to decide on.
+pub fn source(metadata: &MetadataMap) -> Option<IpAddr> {
+    let mut values = metadata.get_all(CLIENT_IP).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
 
 /// The two directions of a running call.
 #[derive(Debug)]

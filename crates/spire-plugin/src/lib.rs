@@ -2,7 +2,9 @@
 //! What a SPIRE plugin needs beside its own subject, and what a host needs to load one.
 //!
 //! - [`hcl`] reads the plugin's configuration text, [`options`] reads options out of it and collects every problem.
-//! - [`config`] holds the configuration as a snapshot, [`service`] serves SPIRE's `Init` and `Config` services over it.
+//! - [`config`] holds the configuration as a snapshot, [`service`] serves SPIRE's `Init` and `Config` services over it
+//!   and rebuilds it when its files change; [`expiry`] tells when a certificate is about to end.
+//! - [`metrics`] adds to SPIRE's metrics.
 //! - [`exchange`] runs one attestation call as a task of its own.
 //! - [`spiffe`] has trust domains and SPIFFE IDs.
 //! - [`host`] loads a plugin as SPIRE does and relays an attestation between an agent's and a server's plugin.
@@ -12,9 +14,12 @@
 
 pub mod config;
 pub mod exchange;
+pub mod expiry;
 pub mod hcl;
 pub mod host;
+pub mod metrics;
 pub mod options;
+mod reload;
 pub mod service;
 pub mod spiffe;
 #[cfg(test)]
@@ -22,6 +27,8 @@ mod test_support;
 mod text;
 
 pub use config::{ConfigStore, CoreConfig, PluginConfig};
+pub use expiry::LoadedCertificate;
+pub use metrics::Metrics;
 pub use options::{Options, Problems};
 pub use spiffe::{SpiffeId, TrustDomain};
 

@@ -5,9 +5,13 @@
 //! [`Options::finish`] can tell which keys of the text nobody asked for.
 //!
 //! As Go reads HCL into a struct: keys match whatever their case, a text option takes a bare number as well, a
-//! boolean must be bare, and an empty string counts as not given.
+//! boolean must be bare, one value counts as a list of one, and an empty string counts as not given.
+
+mod lists;
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
+
+pub use lists::MAX_LIST;
 
 use crate::{
     hcl::{Body, Item, Value},
@@ -198,16 +202,20 @@ impl Options {
 
     /// Notes that an option has a value of the wrong kind.
     fn wrong(&mut self, key: &str, value: &Value, allowed: &str) {
-        let found = match value {
-            Value::Text(_) => "text in double quotes",
-            Value::Number(_) => "a number",
-            Value::Bool(true) => "`true`",
-            Value::Bool(false) => "`false`",
-            Value::Null => "nothing",
-            Value::List(_) => "a list",
-            Value::Object(_) => "a block",
-        };
-        self.problems.push(format!("`{key}`: found {found}, allowed is {allowed}"));
+        self.problems.push(format!("`{key}`: found {}, allowed is {allowed}", kind(value)));
+    }
+}
+
+/// What a value is, for a text that says what was found.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Text(_) => "text in double quotes",
+        Value::Number(_) => "a number",
+        Value::Bool(true) => "`true`",
+        Value::Bool(false) => "`false`",
+        Value::Null => "nothing",
+        Value::List(_) => "a list",
+        Value::Object(_) => "a block",
     }
 }
 

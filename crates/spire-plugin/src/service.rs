@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SPIRE's `Init` and `Config` services.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod upkeep;
+
+use std::sync::{Arc, Mutex};
 
 use spire_proto::{
     agent_nodeattestor, config as proto,
@@ -9,11 +11,12 @@ use spire_proto::{
     init::{self, DeinitRequest, DeinitResponse, InitRequest, InitResponse},
     server_nodeattestor,
 };
-use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, service::Routes};
 
+use upkeep::{Shared, Source};
+
 use crate::{
-    ConfigStore, Problems,
+    ConfigStore, Metrics, Problems,
     config::{self, PluginConfig},
 };
 
@@ -24,55 +27,68 @@ pub const SERVER_NODE_ATTESTOR: &str = server_nodeattestor::node_attestor_server
 /// gRPC name of the configuration service.
 pub const CONFIG: &str = proto::config_server::SERVICE_NAME;
 
-/// Largest attestation message taken, in bytes. SPIRE itself passes on up to 4 MiB of what a node nobody knows sends;
-/// the longest message of the two plugins, a quote over all PCRs, takes 26 KiB.
-const MAX_MESSAGE: usize = 128 << 10;
+/// Largest attestation message that an agent's plugin takes, in bytes: a challenge, of which SPIRE itself passes on up
+/// to 4 MiB. The two plugins' own take less than a KiB.
+const MAX_AGENT_MESSAGE: usize = 128 << 10;
 
-/// What an agent plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`.
-pub fn agent_routes<C, A>(store: ConfigStore<C>, attestor: A) -> Routes
+/// Largest attestation message that a server's plugin takes, in bytes. SPIRE itself passes on up to 4 MiB of what a node
+/// nobody knows sends. The longest of the two plugins, a quote with a boot log, takes up to 512 KiB; the plugin has
+/// tighter bounds for each message.
+const MAX_SERVER_MESSAGE: usize = 768 << 10;
+
+/// What an agent plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`. From then on `metrics` has
+/// a heartbeat and the days that certificates have left, besides what the plugin itself adds.
+pub fn agent_routes<C, A>(store: ConfigStore<C>, attestor: A, metrics: &Metrics) -> Routes
 where
     C: PluginConfig,
     A: agent_nodeattestor::node_attestor_server::NodeAttestor,
 {
-    Routes::new(init::init_server::InitServer::new(InitService::new([AGENT_NODE_ATTESTOR, CONFIG])))
-        .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store)))
+    let services = [AGENT_NODE_ATTESTOR, CONFIG];
+    Routes::new(init::init_server::InitServer::new(InitService::new(services, metrics.clone())))
+        .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store, metrics.clone())))
         .add_service(
             agent_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor)
-                .max_decoding_message_size(MAX_MESSAGE),
+                .max_decoding_message_size(MAX_AGENT_MESSAGE),
         )
 }
 
-/// What a server plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`.
-pub fn server_routes<C, A>(store: ConfigStore<C>, attestor: A) -> Routes
+/// What a server plugin serves to SPIRE: `attestor`, configuration into `store`, and `Init`. For `metrics` see
+/// [`agent_routes`].
+pub fn server_routes<C, A>(store: ConfigStore<C>, attestor: A, metrics: &Metrics) -> Routes
 where
     C: PluginConfig,
     A: server_nodeattestor::node_attestor_server::NodeAttestor,
 {
-    Routes::new(init::init_server::InitServer::new(InitService::new([SERVER_NODE_ATTESTOR, CONFIG])))
-        .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store)))
+    let services = [SERVER_NODE_ATTESTOR, CONFIG];
+    Routes::new(init::init_server::InitServer::new(InitService::new(services, metrics.clone())))
+        .add_service(proto::config_server::ConfigServer::new(ConfigService::new(store, metrics.clone())))
         .add_service(
             server_nodeattestor::node_attestor_server::NodeAttestorServer::new(attestor)
-                .max_decoding_message_size(MAX_MESSAGE),
+                .max_decoding_message_size(MAX_SERVER_MESSAGE),
         )
 }
 
-/// Tells SPIRE which services the plugin serves. The plugin uses no host service.
+/// Tells SPIRE which services the plugin serves. Of SPIRE's own services the plugin uses the metrics, where they are
+/// offered.
 #[derive(Debug, Clone)]
 pub struct InitService {
     services: [&'static str; 2],
+    metrics: Metrics,
 }
 
 impl InitService {
     /// A plugin that serves its type's service and [`CONFIG`].
-    pub fn new(services: [&'static str; 2]) -> Self {
-        Self { services }
+    pub fn new(services: [&'static str; 2], metrics: Metrics) -> Self {
+        Self { services, metrics }
     }
 }
 
 #[tonic::async_trait]
 impl init::init_server::Init for InitService {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
-        tracing::debug!(host_services = request.get_ref().host_service_names.join(" "), "plugin initialized");
+        let host_services = &request.get_ref().host_service_names;
+        tracing::debug!(host_services = host_services.join(" "), "plugin initialized");
+        self.metrics.offered(host_services);
         let plugin_service_names = self.services.map(str::to_owned).to_vec();
         Ok(Response::new(InitResponse { plugin_service_names }))
     }
@@ -88,36 +104,29 @@ impl init::init_server::Init for InitService {
 /// `Configure` builds the new configuration completely, then puts it in force; a configuration with problems is
 /// `InvalidArgument` with all of them in one text, and the old one stays in force. `Validate` is always OK and has one
 /// note for each problem, and none without one, since SPIRE takes any note for a failure.
+///
+/// After a `Configure` the files that the configuration was built from are looked at every 2 s. When they have changed,
+/// and have come to rest, the configuration is built anew from the same text and put in force as by a `Configure`;
+/// attestations under way keep what they have. If that fails, the old one stays and the problems are logged, once for
+/// each change. The looks and the reading block the plugin's one thread: the files are few and small.
 #[derive(Debug)]
 pub struct ConfigService<C> {
-    store: ConfigStore<C>,
-    background: Mutex<Option<AbortHandle>>,
+    shared: Arc<Shared<C>>,
 }
 
 impl<C: PluginConfig> ConfigService<C> {
     /// Puts configurations into `store`.
-    pub fn new(store: ConfigStore<C>) -> Self {
-        Self { store, background: Mutex::new(None) }
-    }
-
-    fn apply(&self, config: C) {
-        let config = Arc::new(config);
-        self.store.replace(Arc::clone(&config));
-        let task = tokio::spawn(config.configured()).abort_handle();
-        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = background.replace(task) {
-            old.abort();
-        }
+    pub fn new(store: ConfigStore<C>, metrics: Metrics) -> Self {
+        Self { shared: Arc::new(Shared { store, metrics, running: Mutex::default() }) }
     }
 }
 
 #[tonic::async_trait]
 impl<C: PluginConfig> proto::config_server::Config for ConfigService<C> {
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<ConfigureResponse>, Status> {
-        let request = request.into_inner();
-        let config = config::build(request.core_configuration.as_ref(), &request.hcl_configuration)
-            .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
-        self.apply(config);
+        let source = Source::now(request.into_inner());
+        let config = source.build().map_err(|problems| Status::invalid_argument(problems.to_string()))?;
+        self.shared.configure(source, config);
         tracing::debug!("configuration in force");
         Ok(Response::new(ConfigureResponse {}))
     }

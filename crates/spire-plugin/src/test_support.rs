@@ -19,3 +19,19 @@ pub(crate) fn channel(routes: Routes) -> Channel {
         async move { client.map(TokioIo::new) }
     }))
 }
+
+impl crate::Metrics {
+    /// Metrics that go nowhere.
+    pub(crate) fn nowhere() -> Self {
+        Self::over(|| Box::pin(std::future::pending()))
+    }
+
+    /// Metrics for a host that serves `routes`, dialled once.
+    pub(crate) fn to(routes: Routes) -> Self {
+        let channel = channel(routes);
+        Self::over(move || {
+            let channel = channel.clone();
+            Box::pin(async move { Ok(channel) })
+        })
+    }
+}

@@ -56,7 +56,7 @@ impl server_nodeattestor::node_attestor_server::NodeAttestor for Attestor {
 
 fn plugin() -> (ConfigStore<Settings>, Channel) {
     let store = ConfigStore::new();
-    let channel = channel(agent_routes(store.clone(), Attestor(store.clone())));
+    let channel = channel(agent_routes(store.clone(), Attestor(store.clone()), &Metrics::nowhere()));
     (store, channel)
 }
 
@@ -84,8 +84,14 @@ async fn attest(channel: &Channel) -> Status {
 async fn init_names_the_services() {
     let store = ConfigStore::<Settings>::new();
     for (routes, attestor) in [
-        (agent_routes(store.clone(), Attestor(store.clone())), "spire.plugin.agent.nodeattestor.v1.NodeAttestor"),
-        (server_routes(store.clone(), Attestor(store.clone())), "spire.plugin.server.nodeattestor.v1.NodeAttestor"),
+        (
+            agent_routes(store.clone(), Attestor(store.clone()), &Metrics::nowhere()),
+            "spire.plugin.agent.nodeattestor.v1.NodeAttestor",
+        ),
+        (
+            server_routes(store.clone(), Attestor(store.clone()), &Metrics::nowhere()),
+            "spire.plugin.server.nodeattestor.v1.NodeAttestor",
+        ),
     ] {
         let mut client = InitClient::new(channel(routes));
         let host_service_names = vec!["spire.hostservice.common.metrics.v1.Metrics".to_owned()];
@@ -179,7 +185,10 @@ impl PluginConfig for Background {
 
 #[tokio::test]
 async fn background_work_follows_configure_alone_and_ends_with_the_next() {
-    let service = proto::config_server::ConfigServer::new(ConfigService::new(ConfigStore::<Background>::new()));
+    let service = proto::config_server::ConfigServer::new(ConfigService::new(
+        ConfigStore::<Background>::new(),
+        Metrics::nowhere(),
+    ));
     let channel = channel(Routes::new(service));
     assert!(validate(&channel, core("td"), "").await.valid);
     assert!(configure(&channel, core(""), "").await.is_err());
