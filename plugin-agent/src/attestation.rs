@@ -36,8 +36,12 @@ impl Introduce {
     /// [`AidError::Info`].
     pub async fn payload(self) -> Result<(AgentId, Vec<u8>, AwaitChallenge), AidError> {
         let info = self.config.client.info().await.map_err(AidError::Info)?;
-        let payload =
-            Payload { agent_id: info.agent_uuid.to_string(), hash_alg: info.tpm_hash_alg.name().to_owned() }.to_json();
+        let payload = Payload {
+            agent_id: info.agent_uuid.to_string(),
+            hash_alg: info.tpm_hash_alg.name().to_owned(),
+            agent_nonce: None,
+        }
+        .to_json();
         Ok((info.agent_uuid, payload, AwaitChallenge { config: self.config }))
     }
 }
@@ -50,6 +54,6 @@ impl AwaitChallenge {
     pub async fn respond(&self, challenge: &[u8]) -> Result<Vec<u8>, AidError> {
         let nonce: Nonce = Challenge::from_json(challenge)?.nonce.parse()?;
         let quoted = self.config.client.identity_quote(&nonce).await.map_err(AidError::Quote)?;
-        Ok(ChallengeResponse { quote: quoted.quote }.to_json())
+        Ok(ChallengeResponse { quote: quoted.quote, node_key: None, boot_log: None }.to_json())
     }
 }

@@ -74,7 +74,7 @@ impl Recording {
         let bank: HashAlgorithm = payload.hash_alg.parse().unwrap();
         let nonce: Nonce = Challenge::from_json(&self.challenge).unwrap().nonce.parse().unwrap();
         assert_eq!(nonce.as_str().len(), 32);
-        let quote: QuoteString = ChallengeResponse::from_json(&self.response).unwrap().quote.parse().unwrap();
+        let quote: QuoteString = ChallengeResponse::from_json(&self.response, false).unwrap().quote.parse().unwrap();
         let ak = AkPublic::try_from(Public::decode_2b(&self.ak).unwrap()).unwrap();
         assert!(verify_quote(&quote, &ak, nonce.as_bytes(), bank).unwrap().pcrs.mask().contains(NODE_KEY_PCR));
         payload.agent_id
@@ -96,9 +96,9 @@ fn our_plugins_read_what_the_go_plugins_say_and_write_the_same_members() {
     let recording = Recording::load();
     let id = recording.replay();
     let ours = [
-        Payload { agent_id: id, hash_alg: "sha256".to_owned() }.to_json(),
-        Challenge { nonce: "A".repeat(32) }.to_json(),
-        ChallengeResponse { quote: "r".to_owned() }.to_json(),
+        Payload { agent_id: id, hash_alg: "sha256".to_owned(), agent_nonce: None }.to_json(),
+        Challenge { nonce: "A".repeat(32), wanted: None }.to_json(),
+        ChallengeResponse { quote: "r".to_owned(), node_key: None, boot_log: None }.to_json(),
     ];
     assert_eq!(ours.each_ref().map(|json| members(json)), recording.members());
     // The recorded payload and challenge come out of our encoders byte for byte.

@@ -1,25 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The messages between the agent and the server plugin, as the Go Keylime plugins write them.
+//! The messages between the agent and the server plugin, in two versions.
 //!
-//! Each is a JSON object whose members are base64 (standard alphabet, padded) of UTF-8 text. Like
-//! Go's `encoding/json` the decoders match member names without regard to ASCII case and skip unknown
-//! members, so that later messages may carry more. Unlike it they refuse a member that is missing,
-//! null, empty or given twice: Go would take nothing, or the last.
+//! Each is a JSON object whose members are base64 (standard alphabet, padded) of UTF-8 text; only
+//! `BootLog` of the response is base64 of bytes. Like Go's `encoding/json` the decoders match member
+//! names without regard to ASCII case and skip unknown members, so that later messages may carry
+//! more. Unlike it they refuse a required member that is missing, null or empty, and any member that
+//! is given twice: Go would take nothing, or the last.
+//!
+//! Version 1 is what the Go Keylime plugins write. Version 2 adds members that they skip:
+//!
+//! | Message | Version 1 | Version 2 adds |
+//! |---|---|---|
+//! | [`Payload`] | `AgentID`, `HashAlg` | `Version`, `AgentNonce` |
+//! | [`Challenge`] | `Nonce` | `Version`, `PCRMask` if not empty, `BootLog` if wanted |
+//! | [`ChallengeResponse`] | `TPMQuote` | `Version`, `PubKey`, `BootLog`, the latter two where the node has them |
+//!
+//! A message without `Version` is of version 1 and the other new members in it are not looked at. A
+//! version above 2 is read as 2: later versions keep the meaning of these members. A challenge of
+//! version 2 answers only a payload of version 2, and its response is quoted over
+//! [`crate::nonce::bound`].
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserializer;
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
-use serde_json::error::Category;
+mod json;
+
 use std::fmt;
+
+use crate::nonce::{Nonce, NonceError};
+use crate::pcr::{PcrMask, PcrMaskError};
+use json::{bytes, decode, encode, required_text, text};
 
 /// The largest accepted [`Payload`] in JSON, in bytes.
 pub const MAX_PAYLOAD_LEN: usize = 4 * 1024;
 /// The largest accepted [`Challenge`] in JSON, in bytes.
 pub const MAX_CHALLENGE_LEN: usize = 4 * 1024;
-/// The largest accepted [`ChallengeResponse`] in JSON, in bytes. The longest quote string takes about
-/// 26 KiB in base64.
+/// The largest accepted [`ChallengeResponse`] in JSON where no boot log was wanted, in bytes. The
+/// longest quote string takes about 26 KiB in base64, the longest node key about 6 KiB.
 pub const MAX_CHALLENGE_RESPONSE_LEN: usize = 64 * 1024;
+/// The largest accepted [`ChallengeResponse`] in JSON where a boot log was wanted, in bytes. The
+/// longest boot log takes about 342 KiB in base64.
+pub const MAX_CHALLENGE_RESPONSE_WITH_BOOT_LOG_LEN: usize = 512 * 1024;
+/// The longest node key in PEM, in bytes. RSA-4096 takes about 800.
+pub const MAX_NODE_KEY_LEN: usize = 4 * 1024;
+/// The longest boot log, in bytes. Logs of PCs have 20 to 100 KiB.
+pub const MAX_BOOT_LOG_LEN: usize = 256 * 1024;
 
 /// The attestation payload: who the node says it is. Nothing in it is proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,20 +50,40 @@ pub struct Payload {
     pub agent_id: String,
     /// Name of the agent's hash algorithm, member `HashAlg`. Not validated here.
     pub hash_alg: String,
+    /// The agent plugin's share of the nonce, member `AgentNonce`: there in version 2, and only then.
+    pub agent_nonce: Option<Nonce>,
 }
 
-/// The challenge: the nonce to quote over.
+/// The challenge: the nonce to quote over, and what else is wanted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Challenge {
-    /// The nonce, member `Nonce`. Not validated here.
+    /// The server plugin's nonce, member `Nonce`. Not validated here.
     pub nonce: String,
+    /// What version 2 asks for: there in version 2, and only then.
+    pub wanted: Option<Wanted>,
+}
+
+/// What a challenge of version 2 asks for besides a quote of PCR 16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// PCRs that the quote should cover besides 16, member `PCRMask` (`0x` and six hexadecimal
+    /// digits); absent if there is none.
+    pub pcrs: PcrMask,
+    /// The boot log is wanted, member `BootLog` (`1`); absent if not.
+    pub boot_log: bool,
 }
 
 /// The answer to the challenge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ChallengeResponse {
     /// The Keylime quote string, member `TPMQuote`. Not validated here.
     pub quote: String,
+    /// The node key in PEM as the Keylime agent sent it, member `PubKey` of version 2: at most
+    /// [`MAX_NODE_KEY_LEN`] bytes. Not validated here.
+    pub node_key: Option<String>,
+    /// The binary boot log, member `BootLog` of version 2: at most [`MAX_BOOT_LOG_LEN`] bytes. Not
+    /// validated here.
+    pub boot_log: Option<Vec<u8>>,
 }
 
 /// Why bytes are not one of the messages.
@@ -96,16 +138,50 @@ pub enum PayloadError {
         /// The member's name.
         member: &'static str,
     },
+    /// A member is longer than its bound.
+    #[error("member {member} of the {message} has {len} bytes, at most {limit} are accepted")]
+    MemberTooLong {
+        /// Which message.
+        message: &'static str,
+        /// The member's name.
+        member: &'static str,
+        /// Its length in bytes, decoded.
+        len: usize,
+        /// The largest accepted length in bytes.
+        limit: usize,
+    },
+    /// The version is not a decimal number, or below 2. (Version 1 is told by the member's absence.)
+    #[error("member Version of the {message} is not a decimal number of 2 or more")]
+    Version {
+        /// Which message.
+        message: &'static str,
+    },
+    /// The agent plugin's nonce is not one.
+    #[error("member AgentNonce of the attestation payload is unusable: {0}")]
+    AgentNonce(#[source] NonceError),
+    /// The PCR mask is not one.
+    #[error("member PCRMask of the challenge is unusable: {0}")]
+    PcrMask(#[source] PcrMaskError),
+    /// The wish for the boot log has another value than `1`.
+    #[error("member BootLog of the challenge is not 1")]
+    BootLogWish,
 }
 
 const PAYLOAD: &str = "attestation payload";
 const CHALLENGE: &str = "challenge";
 const RESPONSE: &str = "challenge response";
 
+/// The version that has all members known here.
+const VERSION_2: &str = "2";
+
 impl Payload {
     /// The message in JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        encode(&[("AgentID", &self.agent_id), ("HashAlg", &self.hash_alg)])
+        let mut members = vec![("AgentID", self.agent_id.as_bytes()), ("HashAlg", self.hash_alg.as_bytes())];
+        if let Some(nonce) = &self.agent_nonce {
+            members.extend([("Version", VERSION_2.as_bytes()), ("AgentNonce", nonce.as_bytes())]);
+        }
+        encode(&members)
     }
 
     /// Decodes the message.
@@ -113,15 +189,36 @@ impl Payload {
     /// # Errors
     /// [`PayloadError`] if it is longer than [`MAX_PAYLOAD_LEN`] or malformed, or a member is missing.
     pub fn from_json(json: &[u8]) -> Result<Self, PayloadError> {
-        let [agent_id, hash_alg] = decode(PAYLOAD, MAX_PAYLOAD_LEN, ["AgentID", "HashAlg"], json)?;
-        Ok(Self { agent_id, hash_alg })
+        let names = ["AgentID", "HashAlg", "Version", "AgentNonce"];
+        let [agent_id, hash_alg, version, agent_nonce] = decode(PAYLOAD, MAX_PAYLOAD_LEN, names, json)?;
+        Ok(Self {
+            agent_id: required_text(PAYLOAD, "AgentID", agent_id)?,
+            hash_alg: required_text(PAYLOAD, "HashAlg", hash_alg)?,
+            agent_nonce: if is_version_2(PAYLOAD, version)? {
+                let nonce = required_text(PAYLOAD, "AgentNonce", agent_nonce)?;
+                Some(nonce.parse().map_err(PayloadError::AgentNonce)?)
+            } else {
+                None
+            },
+        })
     }
 }
 
 impl Challenge {
     /// The message in JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        encode(&[("Nonce", &self.nonce)])
+        let mut members = vec![("Nonce", self.nonce.as_bytes())];
+        let mask = self.wanted.map(|wanted| format!("{:#08x}", wanted.pcrs.bits()));
+        if let (Some(wanted), Some(mask)) = (self.wanted, &mask) {
+            members.push(("Version", VERSION_2.as_bytes()));
+            if !wanted.pcrs.is_empty() {
+                members.push(("PCRMask", mask.as_bytes()));
+            }
+            if wanted.boot_log {
+                members.push(("BootLog", b"1"));
+            }
+        }
+        encode(&members)
     }
 
     /// Decodes the message.
@@ -129,213 +226,99 @@ impl Challenge {
     /// # Errors
     /// [`PayloadError`] if it is longer than [`MAX_CHALLENGE_LEN`] or malformed, or the nonce is missing.
     pub fn from_json(json: &[u8]) -> Result<Self, PayloadError> {
-        let [nonce] = decode(CHALLENGE, MAX_CHALLENGE_LEN, ["Nonce"], json)?;
-        Ok(Self { nonce })
+        let names = ["Nonce", "Version", "PCRMask", "BootLog"];
+        let [nonce, version, mask, boot_log] = decode(CHALLENGE, MAX_CHALLENGE_LEN, names, json)?;
+        let nonce = required_text(CHALLENGE, "Nonce", nonce)?;
+        if !is_version_2(CHALLENGE, version)? {
+            return Ok(Self { nonce, wanted: None });
+        }
+        let pcrs = match text(CHALLENGE, "PCRMask", mask)? {
+            Some(mask) => mask.parse().map_err(PayloadError::PcrMask)?,
+            None => PcrMask::EMPTY,
+        };
+        let boot_log = match text(CHALLENGE, "BootLog", boot_log)?.as_deref() {
+            None => false,
+            Some("1") => true,
+            Some(_) => return Err(PayloadError::BootLogWish),
+        };
+        Ok(Self { nonce, wanted: Some(Wanted { pcrs, boot_log }) })
     }
 }
 
 impl fmt::Debug for Challenge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Nonces do not belong in logs.
-        write!(f, "Challenge {{ nonce: {} characters }}", self.nonce.len())
+        write!(f, "Challenge {{ nonce: {} characters, wanted: {:?} }}", self.nonce.len(), self.wanted)
     }
 }
 
 impl ChallengeResponse {
-    /// The message in JSON.
+    /// The message in JSON. It is of version 2 if it has a member of version 2.
     pub fn to_json(&self) -> Vec<u8> {
-        encode(&[("TPMQuote", &self.quote)])
+        let mut members = vec![("TPMQuote", self.quote.as_bytes())];
+        if self.node_key.is_some() || self.boot_log.is_some() {
+            members.push(("Version", VERSION_2.as_bytes()));
+        }
+        members.extend(self.node_key.as_deref().map(|key| ("PubKey", key.as_bytes())));
+        members.extend(self.boot_log.as_deref().map(|log| ("BootLog", log)));
+        encode(&members)
     }
 
-    /// Decodes the message.
+    /// Decodes the message. A boot log that was not wanted is not looked at, and makes the message too
+    /// long where it is one.
     ///
     /// # Errors
-    /// [`PayloadError`] if it is longer than [`MAX_CHALLENGE_RESPONSE_LEN`] or malformed, or the quote is
-    /// missing.
-    pub fn from_json(json: &[u8]) -> Result<Self, PayloadError> {
-        let [quote] = decode(RESPONSE, MAX_CHALLENGE_RESPONSE_LEN, ["TPMQuote"], json)?;
-        Ok(Self { quote })
-    }
-}
-
-/// A JSON object of base64 strings. Neither the names nor base64 need escaping.
-fn encode(members: &[(&str, &str)]) -> Vec<u8> {
-    let members: Vec<_> =
-        members.iter().map(|(name, text)| format!("\"{name}\":\"{}\"", STANDARD.encode(text))).collect();
-    format!("{{{}}}", members.join(",")).into_bytes()
-}
-
-fn decode<const N: usize>(
-    message: &'static str,
-    limit: usize,
-    names: [&'static str; N],
-    json: &[u8],
-) -> Result<[String; N], PayloadError> {
-    if json.len() > limit {
-        return Err(PayloadError::TooLong { message, len: json.len(), limit });
-    }
-    let mut decoder = serde_json::Deserializer::from_slice(json);
-    let members = decoder.deserialize_map(Members(names)).and_then(|members| decoder.end().map(|()| members)).map_err(
-        |error| PayloadError::Json {
-            message,
-            what: match error.classify() {
-                Category::Eof => "it ends early",
-                Category::Syntax | Category::Io => "it is not JSON",
-                Category::Data => "it is not an object, or a member is not text or given twice",
-            },
-            line: error.line(),
-            column: error.column(),
-        },
-    )?;
-
-    let mut texts = [const { String::new() }; N];
-    for ((text, member), name) in texts.iter_mut().zip(members).zip(names) {
-        let encoded =
-            member.filter(|encoded| !encoded.is_empty()).ok_or(PayloadError::Missing { message, member: name })?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| PayloadError::Base64 { message, member: name })?;
-        *text = String::from_utf8(bytes).map_err(|_| PayloadError::Utf8 { message, member: name })?;
-    }
-    Ok(texts)
-}
-
-/// Picks the named members out of an object.
-struct Members<const N: usize>([&'static str; N]);
-
-impl<'de, const N: usize> Visitor<'de> for Members<N> {
-    type Value = [Option<String>; N];
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut values = [const { None }; N];
-        let mut seen = [false; N];
-        while let Some(key) = map.next_key::<String>()? {
-            let slots = values.iter_mut().zip(&mut seen).zip(self.0);
-            match slots.into_iter().find(|(_, name)| name.eq_ignore_ascii_case(&key)) {
-                Some(((value, seen), name)) => {
-                    if std::mem::replace(seen, true) {
-                        return Err(de::Error::custom(format_args!("member {name} is given twice")));
-                    }
-                    *value = map.next_value::<Option<String>>()?;
-                }
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
+    /// [`PayloadError`] if it is longer than [`MAX_CHALLENGE_RESPONSE_LEN`] (with a boot log wanted
+    /// [`MAX_CHALLENGE_RESPONSE_WITH_BOOT_LOG_LEN`]) or malformed, the quote is missing, or a member is
+    /// longer than its bound.
+    pub fn from_json(json: &[u8], boot_log_wanted: bool) -> Result<Self, PayloadError> {
+        let limit = if boot_log_wanted { MAX_CHALLENGE_RESPONSE_WITH_BOOT_LOG_LEN } else { MAX_CHALLENGE_RESPONSE_LEN };
+        let names = ["TPMQuote", "Version", "PubKey", "BootLog"];
+        let [quote, version, node_key, boot_log] = decode(RESPONSE, limit, names, json)?;
+        let quote = required_text(RESPONSE, "TPMQuote", quote)?;
+        if !is_version_2(RESPONSE, version)? {
+            return Ok(Self { quote, node_key: None, boot_log: None });
         }
-        Ok(values)
+        let node_key = text(RESPONSE, "PubKey", node_key)?;
+        let boot_log = boot_log.filter(|_| boot_log_wanted);
+        let boot_log = bytes(RESPONSE, "BootLog", boot_log)?;
+        bounded("PubKey", node_key.as_deref().map(str::as_bytes), MAX_NODE_KEY_LEN)?;
+        bounded("BootLog", boot_log.as_deref(), MAX_BOOT_LOG_LEN)?;
+        Ok(Self { quote, node_key, boot_log })
+    }
+}
+
+impl fmt::Debug for ChallengeResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither do quotes.
+        f.debug_struct("ChallengeResponse")
+            .field("quote", &format_args!("{} characters", self.quote.len()))
+            .field("node_key", &self.node_key.as_ref().map(|key| format!("{} characters", key.len())))
+            .field("boot_log", &self.boot_log.as_ref().map(|log| format!("{} bytes", log.len())))
+            .finish()
+    }
+}
+
+/// Whether the message has a version, which is at least 2.
+fn is_version_2(message: &'static str, member: Option<String>) -> Result<bool, PayloadError> {
+    let Some(version) = text(message, "Version", member)? else { return Ok(false) };
+    if !version.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(PayloadError::Version { message });
+    }
+    // Digits only: what does not parse is a very large number.
+    match version.parse::<u64>().unwrap_or(u64::MAX) {
+        0 | 1 => Err(PayloadError::Version { message }),
+        _ => Ok(true),
+    }
+}
+
+/// A member of the response is within its bound.
+fn bounded(member: &'static str, bytes: Option<&[u8]>, limit: usize) -> Result<(), PayloadError> {
+    match bytes.map(<[u8]>::len) {
+        Some(len) if len > limit => Err(PayloadError::MemberTooLong { message: RESPONSE, member, len, limit }),
+        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn payload() -> Payload {
-        Payload { agent_id: "d432fbb3-d2f1-4a97-9ef7-75bd81c00000".into(), hash_alg: "sha256".into() }
-    }
-
-    #[test]
-    fn messages_are_what_go_writes() {
-        let json = br#"{"AgentID":"ZDQzMmZiYjMtZDJmMS00YTk3LTllZjctNzViZDgxYzAwMDAw","HashAlg":"c2hhMjU2"}"#;
-        assert_eq!(payload().to_json(), json);
-        let challenge = Challenge { nonce: "ABC".into() };
-        assert_eq!(challenge.to_json(), br#"{"Nonce":"QUJD"}"#);
-        let response = ChallengeResponse { quote: "rAA==:AA==:AA==".into() };
-        assert_eq!(response.to_json(), br#"{"TPMQuote":"ckFBPT06QUE9PTpBQT09"}"#);
-    }
-
-    #[test]
-    fn messages_survive_the_round_trip() {
-        for text in ["x", "ab", "\"\\\u{0}<&>", "straße"] {
-            let message = Payload { agent_id: text.into(), hash_alg: text.into() };
-            assert_eq!(Payload::from_json(&message.to_json()).unwrap(), message);
-            let message = Challenge { nonce: text.into() };
-            assert_eq!(Challenge::from_json(&message.to_json()).unwrap(), message);
-            let message = ChallengeResponse { quote: text.into() };
-            assert_eq!(ChallengeResponse::from_json(&message.to_json()).unwrap(), message);
-        }
-    }
-
-    #[test]
-    fn a_challenge_response_carries_the_longest_quote_string() {
-        let quote = "r".repeat(crate::quote::MAX_QUOTE_STRING_LEN);
-        let message = ChallengeResponse { quote };
-        assert_eq!(ChallengeResponse::from_json(&message.to_json()).unwrap(), message);
-    }
-
-    #[test]
-    fn what_go_takes_is_taken() {
-        for json in [
-            r#"{"agentid":"eA==","HASHALG":"eQ=="}"#,
-            r#" { "HashAlg" : "eQ==" , "AgentID" : "eA==" } "#,
-            "\n{\"AgentID\":\"eA==\",\"HashAlg\":\"eQ==\"}\n",
-            r#"{"Version":2,"Extra":{"AgentID":"bm8="},"AgentID":"eA==","L":[null,"AgentID"],"HashAlg":"eQ=="}"#,
-            r#"{"\u0041gentID":"eA\u003d=","HashAlg":"eQ=="}"#,
-        ] {
-            let message = Payload::from_json(json.as_bytes()).unwrap();
-            assert_eq!(message, Payload { agent_id: "x".into(), hash_alg: "y".into() }, "{json}");
-        }
-    }
-
-    #[test]
-    fn each_fault_has_its_error() {
-        let no_agent_id = "the attestation payload lacks member AgentID";
-        let not_text = "it is not an object, or a member is not text or given twice";
-        let rows: [(&[u8], &str); 19] = [
-            (b"", "the attestation payload is malformed in line 1, column 0: it ends early"),
-            (b"[]", not_text),
-            (b"\"x\"", not_text),
-            (b"null", not_text),
-            (b"{}", no_agent_id),
-            (br#"{"AgentID":null,"HashAlg":"eQ=="}"#, no_agent_id),
-            (br#"{"AgentID":"","HashAlg":"eQ=="}"#, no_agent_id),
-            (br#"{"Agent":"eA==","HashAlg":"eQ=="}"#, no_agent_id),
-            (br#"{"AgentID":"eA=="}"#, "the attestation payload lacks member HashAlg"),
-            (br#"{"AgentID":5,"HashAlg":"eQ=="}"#, not_text),
-            (br#"{"AgentID":"eA==","agentid":"eQ==","HashAlg":"eQ=="}"#, not_text),
-            (br#"{"AgentID":null,"AgentID":"eQ==","HashAlg":"eQ=="}"#, not_text),
-            (br#"{"AgentID":"eA==","HashAlg":"eQ=="}{}"#, "column 36: it is not JSON"),
-            (br#"{"AgentID":"eA==","HashAlg":"eQ==""#, "it ends early"),
-            (br#"{"AgentID":"eA=","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not base64"),
-            (br#"{"AgentID":"eA==","HashAlg":"e_=="}"#, "member HashAlg of the attestation payload is not base64"),
-            (br#"{"AgentID":"eB==","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not base64"),
-            (br#"{"AgentID":"/w==","HashAlg":"eQ=="}"#, "member AgentID of the attestation payload is not UTF-8 text"),
-            (&[b' '; 4097], "the attestation payload has 4097 bytes, at most 4096 are accepted"),
-        ];
-        for (json, expected) in rows {
-            let error = Payload::from_json(json).unwrap_err().to_string();
-            assert!(error.ends_with(expected), "{error}");
-        }
-        let error = Challenge::from_json(b"{}").unwrap_err().to_string();
-        assert_eq!(error, "the challenge lacks member Nonce");
-        let error = Challenge::from_json(&[b' '; 4097]).unwrap_err().to_string();
-        assert_eq!(error, "the challenge has 4097 bytes, at most 4096 are accepted");
-        let error = ChallengeResponse::from_json(b"{}").unwrap_err().to_string();
-        assert_eq!(error, "the challenge response lacks member TPMQuote");
-        let error = ChallengeResponse::from_json(&[b' '; 65537]).unwrap_err().to_string();
-        assert_eq!(error, "the challenge response has 65537 bytes, at most 65536 are accepted");
-    }
-
-    #[test]
-    fn no_prefix_is_a_message() {
-        let json = payload().to_json();
-        for len in 0..json.len() {
-            Payload::from_json(&json[..len]).unwrap_err();
-        }
-    }
-
-    #[test]
-    fn deep_nesting_is_refused_without_a_panic() {
-        let json = format!("{{\"X\":{}", "[".repeat(4000));
-        Payload::from_json(json.as_bytes()).unwrap_err();
-    }
-
-    #[test]
-    fn debug_hides_the_nonce() {
-        let challenge = Challenge { nonce: "secret".into() };
-        assert_eq!(format!("{challenge:?}"), "Challenge { nonce: 6 characters }");
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use crate::attest::{Attest, ClockInfo};
 use crate::error::DecodeError;
 use crate::hash::{HashAlgorithm, SignatureScheme};
 use crate::nonce::Nonce;
-use crate::pcr::{PcrBlobError, PcrMask, PcrValues};
+use crate::pcr::{NODE_KEY_PCR, PcrBlobError, PcrMask, PcrValues};
 use crate::public::{AkKey, AkPublic};
 use crate::quote::QuoteString;
 use crate::signature::{Signature, SignatureValue};
@@ -205,6 +205,20 @@ pub fn verify_quote(
         firmware_version: attest.firmware_version,
         qualified_signer: attest.qualified_signer,
     })
+}
+
+/// Whether PCR 16 holds the digest of this node key and nothing else, as a Keylime agent leaves it
+/// before each quote: H(zeros, H(PEM text)) with the hash of the bank. `None` if PCR 16 is not among
+/// the values.
+///
+/// Take the values from a verified quote. It shows that the node key belongs to the quote: the
+/// Keylime agent had it when the TPM signed. It does not show who holds the private key, and root on
+/// the host can extend PCR 16 with any text.
+pub fn node_key_matches(pcrs: &PcrValues, node_key_pem: &str) -> Option<bool> {
+    let found = pcrs.get(NODE_KEY_PCR)?;
+    let key = pcrs.bank().digest(node_key_pem.as_bytes()).ok()?;
+    let extended = pcrs.bank().digest(&[vec![0; pcrs.bank().digest_len()], key].concat()).ok()?;
+    Some(extended == found)
 }
 
 /// The signature is of the AK's scheme and hash, and verifies over the TPMS_ATTEST bytes.
