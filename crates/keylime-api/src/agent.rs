@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Client of a Keylime agent, and the answers it gives
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tls::rustls::ClientConfig;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
+use tpm_wire::pcr::PcrMask;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
@@ -38,13 +40,49 @@ pub struct AgentInfo {
     pub tpm_hash_alg: HashAlgorithm,
 }
 
-/// What counts of `GET /v2.N/quotes/identity`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What counts of `GET /v2.N/quotes/identity`. `Debug` hides the quote.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdentityQuote {
     /// `r<attest>:<signature>:<PCR blob>`, each in base64. Not looked into here.
     pub quote: String,
+    /// The node key in PEM, byte for byte as the agent extended PCR 16 with it; none if it sent none.
+    pub pubkey: Option<String>,
 }
+
+/// What counts of `GET /v2.N/quotes/integrity`. `Debug` hides the quote.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IntegrityQuote {
+    /// As in [`IdentityQuote`].
+    pub quote: String,
+    /// As in [`IdentityQuote`].
+    pub pubkey: Option<String>,
+    /// The binary boot log, `mb_measurement_list`: there if the mask has PCR 0 and the agent can read
+    /// the log. Not looked into here.
+    pub boot_log: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for IdentityQuote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IdentityQuote {{ quote: {} characters, pubkey: {:?} }}", self.quote.len(), self.pubkey)
+    }
+}
+
+impl fmt::Debug for IntegrityQuote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntegrityQuote")
+            .field("quote", &format_args!("{} characters", self.quote.len()))
+            .field("pubkey", &self.pubkey)
+            .field("boot_log", &self.boot_log.as_ref().map(|log| format!("{} bytes", log.len())))
+            .finish()
+    }
+}
+
+/// The largest answer to `GET /v2.N/quotes/integrity` that is taken, in bytes. A quote, a node key and a
+/// boot log of 256 KiB take half of it; a list of IMA measurements, which some agents always add, may not
+/// fit.
+pub const MAX_INTEGRITY_QUOTE_BODY: usize = 1 << 20;
 
 /// Client of one Keylime agent; share it, it keeps its connections.
 #[derive(Debug)]
@@ -96,10 +134,35 @@ impl AgentClient {
         let target = |version: ApiVersion| Target {
             path: format!("/v{version}/quotes/identity"),
             query: Some(format!("nonce={}", nonce.as_str())),
+            max_body: None,
         };
-        let call = || "GET /quotes/identity".to_owned();
-        let answer = self.http.within(call, self.versions.get(&self.http, target)).await?;
-        self.http.decode(call, &answer, read_quote)
+        self.quote(|| "GET /quotes/identity".to_owned(), target, read_identity_quote).await
+    }
+
+    /// `GET /v2.N/quotes/integrity`: a fresh quote over `nonce`, of the PCRs of `mask` and PCR 16, with
+    /// the node key, and with the boot log if the mask has PCR 0 and the agent has a log.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a TPM failure at the agent is a status 500, an answer above
+    /// [`MAX_INTEGRITY_QUOTE_BODY`] is [`ClientError::TooLarge`].
+    pub async fn integrity_quote(&self, nonce: &Nonce, mask: PcrMask) -> Result<IntegrityQuote, ClientError> {
+        let target = |version: ApiVersion| Target {
+            path: format!("/v{version}/quotes/integrity"),
+            query: Some(format!("nonce={}&mask={mask}&partial=0", nonce.as_str())),
+            max_body: Some(MAX_INTEGRITY_QUOTE_BODY),
+        };
+        self.quote(|| "GET /quotes/integrity".to_owned(), target, read_integrity_quote).await
+    }
+
+    async fn quote<T>(
+        &self,
+        call: impl Fn() -> String,
+        target: impl Fn(ApiVersion) -> Target,
+        read: impl FnOnce(&Members) -> Result<T, BodyError>,
+    ) -> Result<T, ClientError> {
+        let answer = self.http.within(&call, self.versions.get(&self.http, target)).await;
+        // The agent repeats a nonce that it does not like.
+        self.http.decode(call, &answer.map_err(ClientError::without_parameters)?, read)
     }
 }
 
@@ -107,8 +170,20 @@ fn read_info(m: &Members) -> Result<AgentInfo, BodyError> {
     Ok(AgentInfo { agent_uuid: m.required("agent_uuid")?, tpm_hash_alg: m.required("tpm_hash_alg")? })
 }
 
-fn read_quote(m: &Members) -> Result<IdentityQuote, BodyError> {
-    Ok(IdentityQuote { quote: m.required_text("quote")?.to_owned() })
+fn read_identity_quote(m: &Members) -> Result<IdentityQuote, BodyError> {
+    Ok(IdentityQuote { quote: m.required_text("quote")?.to_owned(), pubkey: node_key(m)? })
+}
+
+fn read_integrity_quote(m: &Members) -> Result<IntegrityQuote, BodyError> {
+    Ok(IntegrityQuote {
+        quote: m.required_text("quote")?.to_owned(),
+        pubkey: node_key(m)?,
+        boot_log: m.bytes("mb_measurement_list")?,
+    })
+}
+
+fn node_key(m: &Members) -> Result<Option<String>, BodyError> {
+    Ok(m.text("pubkey")?.filter(|pem| !pem.is_empty()).map(str::to_owned))
 }
 
 #[cfg(test)]

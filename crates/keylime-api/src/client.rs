@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::members::BodyError;
+use crate::members::{BodyError, without_long_words};
 
 /// Limits of every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +201,19 @@ impl ClientError {
     /// The service, as Keylime, says that it does not know what was asked for.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// The same without what a query may hold that is nobody's business: a service that refuses a call
+    /// may repeat its parameters.
+    pub(crate) fn without_parameters(self) -> Self {
+        match self {
+            Self::NotFound { peer, call, text } => Self::NotFound { peer, call, text: without_long_words(&text) },
+            Self::Forbidden { peer, call, text } => Self::Forbidden { peer, call, text: without_long_words(&text) },
+            Self::Status { peer, call, code, text, retry_after } => {
+                Self::Status { peer, call, code, text: without_long_words(&text), retry_after }
+            }
+            other => other,
+        }
     }
 
     /// How long the service asks to wait before the next try, if it says so.

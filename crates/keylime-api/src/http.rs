@@ -63,11 +63,13 @@ pub(crate) struct Answer {
 pub(crate) struct Target {
     pub(crate) path: String,
     pub(crate) query: Option<String>,
+    /// Largest body accepted, in bytes, where it is not the client's usual one.
+    pub(crate) max_body: Option<usize>,
 }
 
 impl From<String> for Target {
     fn from(path: String) -> Self {
-        Self { path, query: None }
+        Self { path, query: None, max_body: None }
     }
 }
 
@@ -151,6 +153,7 @@ impl Http {
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json);
         }
+        let limit = target.max_body.unwrap_or(self.settings.max_body);
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let response = request.send().await.map_err(|e| self.failed(&call, e))?;
         let status = response.status();
@@ -163,19 +166,18 @@ impl Http {
         let content_type = clean(content_type, 60);
         if status != StatusCode::OK {
             // The status decides; a body that cannot be had, or not soon, only leaves the message without text.
-            let body = tokio::time::timeout(ERROR_TEXT_LIMIT, self.body(&call, response)).await;
+            let body = tokio::time::timeout(ERROR_TEXT_LIMIT, self.body(&call, response, limit)).await;
             let body = body.ok().and_then(Result::ok);
             let body = body.and_then(|body| serde_json::from_slice(&body).ok());
             return Err(self.refused(call, status, body, &headers));
         }
         let date = header(&headers, DATE.as_str()).and_then(|d| httpdate::parse_http_date(d).ok());
         let cached = headers.contains_key(AGE);
-        let body = self.body(&call, response).await?;
+        let body = self.body(&call, response, limit).await?;
         Ok(Answer { date, cached, content_type, body })
     }
 
-    async fn body(&self, call: &str, mut response: Response) -> Result<Vec<u8>, ClientError> {
-        let limit = self.settings.max_body;
+    async fn body(&self, call: &str, mut response: Response, limit: usize) -> Result<Vec<u8>, ClientError> {
         let too_large = || ClientError::TooLarge { peer: self.peer.clone(), call: call.to_owned(), limit };
         let announced = header(response.headers(), CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<usize>().ok());
         if announced.is_some_and(|n| n > limit) {

@@ -104,6 +104,11 @@ impl Members {
         self.parsed(member)?.ok_or(BodyError::Missing { member })
     }
 
+    /// Whether a member that decides nothing is true, which Keylime writes as 1.
+    pub(crate) fn flag(&self, member: &str) -> bool {
+        self.0.get(member).is_some_and(|value| *value == 1 || *value == true)
+    }
+
     /// Whole number; none if absent or null.
     pub(crate) fn integer(&self, member: &'static str) -> Result<Option<i64>, BodyError> {
         self.get(member).map(|v| v.as_i64().ok_or_else(|| wrong_type(member, "a whole number", v))).transpose()
@@ -156,6 +161,22 @@ pub(crate) fn clean(text: &str, limit: usize) -> String {
     shown
 }
 
+/// The text with `…` for each run of 20 or more characters that a nonce or quote consists of, be it
+/// percent-encoded or not. Shorter ones are no use to anybody.
+pub(crate) fn without_long_words(text: &str) -> String {
+    let secret = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '%' | ':');
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (word, after) = rest.split_at(rest.find(|c| !secret(c)).unwrap_or(rest.len()));
+        let (between, next) = after.split_at(after.find(secret).unwrap_or(after.len()));
+        shown.push_str(if word.len() < 20 { word } else { "…" });
+        shown.push_str(between);
+        rest = next;
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +223,21 @@ mod tests {
         assert_eq!(m.text("absent"), Ok(None));
         assert!(m.is_null("nul"));
         assert!(!m.is_null("absent"));
+    }
+
+    #[test]
+    fn nonces_and_quotes_are_taken_out_of_texts() {
+        for (text, shown) in [
+            ("", ""),
+            ("Unable to retrieve quote", "Unable to retrieve quote"),
+            ("nonce too long: ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "nonce too long: …"),
+            ("ABCDEFGHIJKLMNOPQRST is a nonce", "… is a nonce"),
+            ("quote r/1RDR4AYA+A=:FAAL:AQAA%2F is bad", "quote … is bad"),
+            ("id d432fbb3-d2f1-4a97-9ef7-75bd81c00000", "id d432fbb3-d2f1-4a97-9ef7-75bd81c00000"),
+            ("…ABCDEFGHIJKLMNOPQRSTß…", "……ß…"),
+        ] {
+            assert_eq!(without_long_words(text), shown);
+        }
     }
 
     #[test]

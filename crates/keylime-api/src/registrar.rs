@@ -22,6 +22,9 @@ pub struct RegistrarAgent {
     pub aik_tpm: Vec<u8>,
     /// The EK as TPM2B_PUBLIC; absent where the agent is identified by IDevID alone.
     pub ek_tpm: Option<Vec<u8>>,
+    /// The EK certificate in DER, as the TPM or its host supplied it; none where there is none, or the
+    /// registrar says `emulator`.
+    pub ek_certificate: Option<Vec<u8>>,
 }
 
 /// Client of one registrar; share it, it keeps its connections. It needs an administrator's
@@ -76,6 +79,8 @@ fn read(m: &Members) -> Result<RegistrarAgent, BodyError> {
     Ok(RegistrarAgent {
         aik_tpm: m.bytes("aik_tpm")?.ok_or(BodyError::Missing { member: "aik_tpm" })?,
         ek_tpm: m.bytes("ek_tpm")?,
+        // The word is what agents on software TPMs used to send.
+        ek_certificate: if m.any_text("ekcert") == Some("emulator") { None } else { m.bytes("ekcert")? },
     })
 }
 

@@ -136,6 +136,7 @@ impl fmt::Display for NotYetReason {
 mod tests {
     use super::*;
     use OperationalState as S;
+    use tpm_wire::pcr::PcrMask;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -147,6 +148,9 @@ mod tests {
             maximum_attestation_interval: Some(Duration::from_secs(10)),
             hash_alg: None,
             last_event_id: None,
+            has_runtime_policy: false,
+            has_measured_boot_policy: false,
+            expected_pcrs: PcrMask::EMPTY,
             answer_date: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
         }
     }

@@ -4,20 +4,30 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde_json::{Map, Value};
 use tls::rustls::ClientConfig;
 use tpm_wire::hash::HashAlgorithm;
+use tpm_wire::nonce::Nonce;
+use tpm_wire::pcr::PcrMask;
+use tpm_wire::quote::QuoteString;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
 use crate::http::{Http, Target, Transport};
 use crate::id::AgentId;
-use crate::members::{BodyError, Members, clean};
+use crate::members::{BodyError, Members, clean, unusable, without_long_words};
 use crate::negotiator::Negotiator;
 use crate::state::{AgentState, OperationalState};
-use crate::version::{ApiVersion, SUPPORTED};
+use crate::version::{ApiVersion, SUPPORTED, list};
 
 /// A longer interval between two quotes is not taken from the verifier: it would be no check.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A longer `tpm_policy` is not read. Keylime's has some values for each of 24 PCRs.
+const MAX_TPM_POLICY_LEN: usize = 64 << 10;
+
+/// `GET /verify/identity` came with this version.
+const VERIFY_IDENTITY_SINCE: ApiVersion = ApiVersion::new(2, 2);
 
 /// What counts of a verifier's record of an agent, with the time of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +46,28 @@ pub struct VerifierAgent {
     pub hash_alg: Option<HashAlgorithm>,
     /// Keylime's id of the last failure.
     pub last_event_id: Option<String>,
+    /// Whether a runtime policy is set, against which the verifier checks the list of IMA measurements.
+    pub has_runtime_policy: bool,
+    /// Whether a measured-boot policy is set, against which the verifier checks the boot log. Set does not
+    /// mean strict: an empty policy counts too.
+    pub has_measured_boot_policy: bool,
+    /// The PCRs for which the verifier has expected values; empty if its policy cannot be read.
+    pub expected_pcrs: PcrMask,
     /// `Date` header of the answer: the verifier's clock when it was made, in whole seconds.
     pub answer_date: SystemTime,
+}
+
+/// What the verifier says of a quote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityCheck {
+    /// It holds the quote to be good. Keylime up to 7.14 says so of any quote with a bad signature too, so
+    /// this is worth something only beside a check of the signature.
+    Valid,
+    /// It does not.
+    Invalid {
+        /// Why, in the verifier's words: cleaned, bounded, without nonce or quote.
+        reason: String,
+    },
 }
 
 /// Client of one verifier; share it, it keeps its connections.
@@ -90,6 +120,60 @@ impl VerifierClient {
         let date = answer.date.ok_or_else(|| ClientError::NoDate { peer: peer(), call: call() })?;
         self.http.decode(call, &answer, |members| read(members, date))
     }
+
+    /// `GET /v2.N/verify/identity`, from API 2.2 on: whether the verifier finds the quote to be by the AK that
+    /// it has on record for the agent, over this nonce, and in agreement with its PCR values. It looks at
+    /// no policy and no state.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFound`] if the agent is not enrolled; [`ClientError::NoCommonVersion`] if the
+    /// verifier is older than API 2.2. No error has the nonce or the quote in it.
+    pub async fn verify_identity(
+        &self,
+        id: &AgentId,
+        hash_alg: HashAlgorithm,
+        nonce: &Nonce,
+        quote: &QuoteString,
+    ) -> Result<IdentityCheck, ClientError> {
+        let call = || "GET /verify/identity".to_owned();
+        let query = format!(
+            "agent_uuid={id}&hash_alg={hash_alg}&nonce={}&quote={}",
+            nonce.as_str(),
+            percent_encoded(&quote.to_string())
+        );
+        let target = |version: ApiVersion| Target {
+            path: format!("/v{version}/verify/identity"),
+            query: Some(query.clone()),
+            max_body: None,
+        };
+        let ask = async {
+            let version = self.versions.version(&self.http).await?;
+            if version < VERIFY_IDENTITY_SINCE {
+                let ours: Vec<_> = SUPPORTED.into_iter().filter(|ours| *ours >= VERIFY_IDENTITY_SINCE).collect();
+                let (peer, theirs) = (self.http.peer().to_owned(), version.to_string());
+                return Err(ClientError::NoCommonVersion { peer, theirs, ours: list(&ours) });
+            }
+            self.versions.get(&self.http, target).await
+        };
+        let answer = self.http.within(call, ask).await.map_err(ClientError::without_parameters)?;
+        self.http.decode(call, &answer, read_check)
+    }
+}
+
+fn read_check(m: &Members) -> Result<IdentityCheck, BodyError> {
+    match m.integer("valid")?.ok_or(BodyError::Missing { member: "valid" })? {
+        1 => Ok(IdentityCheck::Valid),
+        0 => {
+            let reason = clean(m.any_text("reason").unwrap_or_default(), 1000);
+            Ok(IdentityCheck::Invalid { reason: clean(&without_long_words(&reason), 200) })
+        }
+        other => Err(unusable("valid", format_args!("it is {other}, not 0 or 1"))),
+    }
+}
+
+/// What of a quote string has a meaning of its own in a query.
+fn percent_encoded(quote: &str) -> String {
+    quote.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D").replace(':', "%3A")
 }
 
 fn read(m: &Members, answer_date: SystemTime) -> Result<VerifierAgent, BodyError> {
@@ -106,8 +190,22 @@ fn read(m: &Members, answer_date: SystemTime) -> Result<VerifierAgent, BodyError
         maximum_attestation_interval: m.any_text("maximum_attestation_interval").and_then(interval),
         hash_alg: m.parsed("hash_alg")?,
         last_event_id: m.any_text("last_event_id").map(|text| clean(text, 200)),
+        has_runtime_policy: m.flag("has_runtime_policy"),
+        has_measured_boot_policy: m.flag("has_mb_refstate"),
+        expected_pcrs: m.any_text("tpm_policy").map_or(PcrMask::EMPTY, expected_pcrs),
         answer_date,
     })
+}
+
+/// The PCRs of a `tpm_policy` with at least one expected value. It is JSON text: an object of lists by PCR
+/// number, and `mask`.
+fn expected_pcrs(policy: &str) -> PcrMask {
+    if policy.len() > MAX_TPM_POLICY_LEN {
+        return PcrMask::EMPTY;
+    }
+    let members: Map<String, Value> = serde_json::from_str(policy).unwrap_or_default();
+    let expected = members.iter().filter(|(_, values)| values.as_array().is_some_and(|values| !values.is_empty()));
+    expected.filter_map(|(pcr, _)| pcr.parse().ok()).fold(PcrMask::EMPTY, PcrMask::with)
 }
 
 /// Text such as `10s` or `2.5s`. Zero and anything else is left to the caller's default, which is

@@ -18,6 +18,11 @@ fn agent(request: &str) -> Reply {
             "tpm_hash_alg": "sha256", "tpm_enc_alg": "rsa2048", "tpm_sign_alg": "rsassa", "ak_handle": 4194304}"#),
         "GET /v2.5/quotes/identity?nonce=ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" => ok(r#"{"quote": "rAA==:AA==:AA==",
             "hash_alg": "sha256", "enc_alg": "rsa2048", "sign_alg": "rsassa", "pubkey": "PEM"}"#),
+        "GET /v2.5/quotes/integrity?nonce=ABCDEFGHIJKLMNOPQRSTUVWXYZ234567&mask=0x81&partial=0" => {
+            ok(r#"{"quote": "rBB==:AA==:AA==", "hash_alg": "sha256", "enc_alg": "rsa2048", "sign_alg": "rsassa",
+            "pubkey": "PEM", "mb_measurement_list": "/wAB", "ima_measurement_list": "10 x\n",
+            "ima_measurement_list_entry": 0}"#)
+        }
         other => error(400, other),
     }
 }
@@ -30,6 +35,12 @@ async fn ask_both(transport: Transport) {
     assert_eq!(info.tpm_hash_alg, HashAlgorithm::Sha256);
     let quote = client.identity_quote(&nonce()).await.unwrap();
     assert_eq!(quote.quote, "rAA==:AA==:AA==");
+    assert_eq!(quote.pubkey.as_deref(), Some("PEM"));
+    let mask = PcrMask::EMPTY.with(0).with(7);
+    let quote = client.integrity_quote(&nonce(), mask).await.unwrap();
+    assert_eq!(quote.quote, "rBB==:AA==:AA==");
+    assert_eq!(quote.pubkey.as_deref(), Some("PEM"));
+    assert_eq!(quote.boot_log, Some(vec![0xff, 0, 1]));
 }
 
 #[tokio::test]
@@ -37,7 +48,7 @@ async fn answers_over_mtls() {
     let site = Site::new();
     let server = Server::start(Some(site.server()), agent).await;
     ask_both(Transport::Tls(server.at.clone(), site.client())).await;
-    assert_eq!(server.seen().len(), 3);
+    assert_eq!(server.seen().len(), 4);
 }
 
 #[tokio::test]
@@ -161,10 +172,72 @@ async fn members_without_use_may_be_anything() {
     let server = Server::start(None, |request| match request {
         "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
         _ => ok(r#"{"agent_uuid": "x", "tpm_hash_alg": "sha256", "tpm_enc_alg": 1, "tpm_sign_alg": {}, "quote": "r",
-            "hash_alg": 4, "enc_alg": [], "sign_alg": true, "pubkey": 7}"#),
+            "hash_alg": 4, "enc_alg": [], "sign_alg": true, "mb_measurement_list": null,
+            "ima_measurement_list": {"a": [1]}}"#),
     })
     .await;
     let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
     assert_eq!(client.info().await.unwrap().agent_uuid.as_str(), "x");
-    assert_eq!(client.identity_quote(&nonce()).await.unwrap().quote, "r");
+    let quote = client.identity_quote(&nonce()).await.unwrap();
+    assert_eq!((quote.quote.as_str(), quote.pubkey), ("r", None));
+    let quote = client.integrity_quote(&nonce(), PcrMask::EMPTY).await.unwrap();
+    assert_eq!((quote.quote.as_str(), quote.pubkey, quote.boot_log), ("r", None, None));
+}
+
+#[tokio::test]
+async fn an_integrity_quote_may_be_longer_than_other_answers() {
+    let server = Server::start(None, |request| {
+        let log = "A".repeat(700_000);
+        match request {
+            "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
+            request if request.contains("mask=0x1&") => {
+                ok(&format!(r#"{{"quote": "r", "mb_measurement_list": "{log}"}}"#))
+            }
+            request if request.contains("mask=0x400&") => {
+                ok(&format!(r#"{{"quote": "r", "ima_measurement_list": "{log}{log}"}}"#))
+            }
+            _ => ok(&format!(r#"{{"quote": "r", "pubkey": "{log}"}}"#)),
+        }
+    })
+    .await;
+    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let quote = client.integrity_quote(&nonce(), PcrMask::EMPTY.with(0)).await.unwrap();
+    assert_eq!(quote.boot_log.map(|log| log.len()), Some(525_000));
+    let too_long = client.integrity_quote(&nonce(), PcrMask::EMPTY.with(10)).await.unwrap_err();
+    assert!(
+        too_long.to_string().ends_with("answered GET /v2.5/quotes/integrity with more than 1048576 bytes"),
+        "{too_long}"
+    );
+    let too_long = client.identity_quote(&nonce()).await.unwrap_err();
+    assert!(
+        too_long.to_string().ends_with("answered GET /v2.5/quotes/identity with more than 100000 bytes"),
+        "{too_long}"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_that_repeats_the_nonce_keeps_it_out() {
+    let server = Server::start(None, |request| match request {
+        "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
+        _ => error(400, "Nonce is too long (max size 64): ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
+    })
+    .await;
+    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let identity = client.identity_quote(&nonce()).await.unwrap_err();
+    let integrity = client.integrity_quote(&nonce(), PcrMask::EMPTY.with(7)).await.unwrap_err();
+    for error in [identity, integrity] {
+        assert!(error.to_string().ends_with("with 400: Nonce is too long (max size 64): …"), "{error}");
+        assert!(!format!("{error:?}").contains("ABCDEFG"));
+    }
+}
+
+#[test]
+fn debug_hides_quotes() {
+    let identity = IdentityQuote { quote: "secret".into(), pubkey: None };
+    assert_eq!(format!("{identity:?}"), "IdentityQuote { quote: 6 characters, pubkey: None }");
+    let integrity = IntegrityQuote { quote: "secret".into(), pubkey: None, boot_log: Some(vec![0; 3]) };
+    assert_eq!(
+        format!("{integrity:?}"),
+        "IntegrityQuote { quote: 6 characters, pubkey: None, boot_log: Some(\"3 bytes\") }"
+    );
 }

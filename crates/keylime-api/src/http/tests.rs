@@ -11,7 +11,7 @@ use crate::testing::{
 };
 
 fn target() -> Target {
-    Target { path: "/v2.5/thing".to_owned(), query: Some("nonce=SECRETNONCE".to_owned()) }
+    Target { path: "/v2.5/thing".to_owned(), query: Some("nonce=SECRETNONCE".to_owned()), max_body: None }
 }
 
 /// Asks a server over plain HTTP once; the text of the failure, with the address taken out.

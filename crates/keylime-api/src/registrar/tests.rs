@@ -21,17 +21,20 @@ async fn ask(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Result<Regist
 #[tokio::test]
 async fn a_record_is_read_whatever_the_members_without_use_are() {
     for results in [
-        r#"{"aik_tpm": "ARg=", "ek_tpm": "AToA", "ekcert": "MII=", "mtls_cert": "disabled", "ip": "127.0.0.1",
+        r#"{"aik_tpm": "ARg=", "ek_tpm": "AToA", "ekcert": "", "mtls_cert": "disabled", "ip": "127.0.0.1",
             "port": 9002, "regcount": 2}"#,
         r#"{"aik_tpm": "ARg=", "ek_tpm": "AToA"}"#,
         r#"{"aik_tpm": "ARg=", "ek_tpm": "AToA", "ekcert": "emulator", "mtls_cert": 1, "ip": {}, "port": 65536,
             "regcount": -1}"#,
     ] {
         let agent = ask(move || ok(results)).await.unwrap();
-        assert_eq!(agent, RegistrarAgent { aik_tpm: vec![1, 24], ek_tpm: Some(vec![1, 58, 0]) });
+        let expected = RegistrarAgent { aik_tpm: vec![1, 24], ek_tpm: Some(vec![1, 58, 0]), ek_certificate: None };
+        assert_eq!(agent, expected);
     }
     let least = ask(|| ok(r#"{"aik_tpm": "ARg=", "ek_tpm": null}"#)).await.unwrap();
-    assert_eq!(least, RegistrarAgent { aik_tpm: vec![1, 24], ek_tpm: None });
+    assert_eq!(least, RegistrarAgent { aik_tpm: vec![1, 24], ek_tpm: None, ek_certificate: None });
+    let full = ask(|| ok(r#"{"aik_tpm": "ARg=", "ekcert": "MII="}"#)).await.unwrap();
+    assert_eq!(full.ek_certificate, Some(vec![0x30, 0x82]));
 }
 
 #[tokio::test]
@@ -41,6 +44,11 @@ async fn failures_are_named() {
     for (reply, text) in [
         ((|| ok("{}")) as fn() -> Reply, format!("{body}it has no \"aik_tpm\"")),
         (|| ok(r#"{"aik_tpm": ""}"#), format!("{body}it has no \"aik_tpm\"")),
+        (
+            || ok(r#"{"aik_tpm": "ARg=", "ekcert": "-----BEGIN"}"#),
+            format!("{body}its \"ekcert\" is unusable: it is not base64"),
+        ),
+        (|| ok(r#"{"aik_tpm": "ARg=", "ekcert": 5}"#), format!("{body}its \"ekcert\" is another number, not text")),
         (|| ok(r#"{"aik_tpm": "%"}"#), format!("{body}its \"aik_tpm\" is unusable: it is not base64")),
         (
             || error(404, "Agent with ID 'host' has not been activated"),

@@ -65,6 +65,9 @@ async fn a_record_is_read_and_judged() {
             maximum_attestation_interval: Some(Duration::from_secs(10)),
             hash_alg: Some(HashAlgorithm::Sha256),
             last_event_id: None,
+            has_runtime_policy: false,
+            has_measured_boot_policy: false,
+            expected_pcrs: PcrMask::EMPTY,
             answer_date: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
         }
     );
@@ -256,5 +259,124 @@ async fn a_404_of_anything_else_does_not_make_an_agent_unknown() {
         says,
         "the Keylime verifier at https://HOST answered GET /v2.6/agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 with 404: \
          Not Found"
+    );
+}
+
+#[tokio::test]
+async fn policies_are_told() {
+    let policy = |text: &str| serde_json::to_string(text).unwrap();
+    let long = format!("{{\"7\": [\"{}\"]}}", "00".repeat(40_000));
+    for (member, to, expected) in [
+        ("has_runtime_policy", "1".to_owned(), (true, false, 0)),
+        ("has_runtime_policy", "true".to_owned(), (true, false, 0)),
+        ("has_runtime_policy", "\"1\"".to_owned(), (false, false, 0)),
+        ("has_mb_refstate", "1".to_owned(), (false, true, 0)),
+        (
+            "tpm_policy",
+            policy(r#"{"0": ["00"], "7": ["00", "11"], "22": [], "mask": "0x400081"}"#),
+            (false, false, 0x81),
+        ),
+        (
+            "tpm_policy",
+            policy(r#"{"24": ["00"], "-1": ["00"], "x": ["00"], "15": "00", "1": null}"#),
+            (false, false, 0),
+        ),
+        ("tpm_policy", policy("{"), (false, false, 0)),
+        ("tpm_policy", policy("[]"), (false, false, 0)),
+        ("tpm_policy", policy(&long), (false, false, 0)),
+        ("tpm_policy", "{}".to_owned(), (false, false, 0)),
+        ("tpm_policy", "null".to_owned(), (false, false, 0)),
+    ] {
+        let record = changed(member, Some(&to));
+        let (_, agent) = ask(move || ok(&record)).await;
+        let agent = agent.unwrap();
+        let found = (agent.has_runtime_policy, agent.has_measured_boot_policy, agent.expected_pcrs.bits());
+        assert_eq!(found, expected, "{member} {to:.100}");
+    }
+}
+
+const CHECK: &str = "GET /v2.2/verify/identity?agent_uuid=d432fbb3-d2f1-4a97-9ef7-75bd81c00000&hash_alg=sha256&\
+                     nonce=ABCDEFGHIJKLMNOPQRSTUVWXYZ234567&quote=r%2B%2F%2F%2Fu7u7u7u7u7u7u7u7u7u7uw%3D%3D%3AAA%3D%3D%3A";
+
+/// Asks for the check of a quote that has each character with a meaning of its own in a query.
+async fn check(
+    offered: &'static [&str],
+    reply: impl Fn() -> Reply + Send + Sync + 'static,
+) -> Result<IdentityCheck, String> {
+    let site = Site::new();
+    let server = Server::start(Some(site.server()), move |request| match request {
+        "GET /version" => versions(offered),
+        request if request.starts_with(CHECK) => reply(),
+        other => panic!("{other}"),
+    })
+    .await;
+    let client = VerifierClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    let pcrs = tpm_wire::pcr::PcrValues::new(HashAlgorithm::Sha256, [(16, vec![0xa5; 32])].into()).unwrap();
+    let attest = [vec![0xfb, 0xff, 0xff], vec![0xbb; 16]].concat();
+    let quote = QuoteString::new(attest, vec![0], &pcrs).unwrap();
+    let nonce = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".parse().unwrap();
+    let result = client.verify_identity(&id(), HashAlgorithm::Sha256, &nonce, &quote).await;
+    let shown = format!("{result:?}");
+    assert!(!shown.contains("ABCDEFGHIJKLMN") && !shown.contains("u7u7u7u7"), "{shown}");
+    result.map_err(|error| error.to_string().replace(&server.at.to_string(), "HOST"))
+}
+
+#[tokio::test]
+async fn a_quote_is_checked_by_the_verifier() {
+    let invalid = |reason: &str| IdentityCheck::Invalid { reason: reason.to_owned() };
+    for (results, expected) in [
+        (r#"{"valid": 1}"#, IdentityCheck::Valid),
+        (r#"{"valid": 0, "reason": "nonce\u0007 mismatch"}"#, invalid("nonce mismatch")),
+        (r#"{"valid": 0, "reason": "got ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"}"#, invalid("got …")),
+        (r#"{"valid": 0, "reason": "r+///u7u7u7u7u7u7u7u7u7u7uw==:AA==:x"}"#, invalid("…")),
+        (r#"{"valid": 0}"#, invalid("")),
+        (r#"{"valid": 0, "reason": 7}"#, invalid("")),
+    ] {
+        assert_eq!(check(&["2.1", "2.2"], move || ok(results)).await.unwrap(), expected, "{results}");
+    }
+    let IdentityCheck::Invalid { reason } =
+        check(&["2.2"], || ok(&format!(r#"{{"valid": 0, "reason": "{}"}}"#, "no ".repeat(10_000)))).await.unwrap()
+    else {
+        panic!("valid");
+    };
+    assert_eq!(reason.chars().count(), 201);
+}
+
+#[tokio::test]
+async fn failures_of_a_check_keep_nonce_and_quote_out() {
+    let peer = "the Keylime verifier at https://HOST";
+    let body = format!("{peer} answered GET /verify/identity with an unusable body: ");
+    for (reply, text) in [
+        ((|| ok("{}")) as fn() -> Reply, format!("{body}it has no \"valid\"")),
+        (|| ok(r#"{"valid": null}"#), format!("{body}it has no \"valid\"")),
+        (|| ok(r#"{"valid": 2}"#), format!("{body}its \"valid\" is unusable: it is 2, not 0 or 1")),
+        (|| ok(r#"{"valid": true}"#), format!("{body}its \"valid\" is true or false, not a whole number")),
+        (|| ok(r#"{"valid": "1"}"#), format!("{body}its \"valid\" is text, not a whole number")),
+        (
+            || error(404, "agent id not found"),
+            format!("{peer} does not know what GET /v2.2/verify/identity asks for: agent id not found"),
+        ),
+        (
+            || error(400, "bad nonce ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
+            format!("{peer} answered GET /v2.2/verify/identity with 400: bad nonce …"),
+        ),
+        (
+            || error(500, "quote=r%2B%2F%2F%2Fu7u7u7u7u7u7u7u7u7u7uw%3D%3D%3AAA"),
+            format!("{peer} answered GET /v2.2/verify/identity with 500: …"),
+        ),
+        (
+            || Reply::Answer(302, "Location: /\r\n", String::new()),
+            format!(
+                "{peer} answered GET /v2.2/verify/identity with a redirect (302), which is not followed: check host and \
+                 port"
+            ),
+        ),
+        (|| Reply::Flood, format!("{peer} answered GET /v2.2/verify/identity with more than 100000 bytes")),
+    ] {
+        assert_eq!(check(&["2.2"], reply).await.unwrap_err(), text);
+    }
+    assert_eq!(
+        check(&["2.1"], || panic!("asked")).await.unwrap_err(),
+        format!("no API version in common with {peer}: it speaks 2.1, this side 2.2, 2.3, 2.4, 2.5, 2.6")
     );
 }
