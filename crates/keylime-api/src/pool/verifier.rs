@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
+use tpm_wire::hash::HashAlgorithm;
+use tpm_wire::nonce::Nonce;
+use tpm_wire::quote::QuoteString;
 
 use super::{Client, Failures, Member, Members, Pick, PoolSizeError, WarmUp};
 use crate::client::ClientError;
 use crate::id::AgentId;
 use crate::verdict::Verdict;
-use crate::verifier::{VerifierAgent, VerifierClient};
+use crate::verifier::{IdentityCheck, VerifierAgent, VerifierClient};
 use crate::version::ApiVersion;
 
 impl Client for VerifierClient {
@@ -147,6 +150,21 @@ impl VerifierPool {
             Some(objection) => Ok(objection),
             None => again.map(|record| Vouched::new(chosen, id, record, max_age)),
         }
+    }
+
+    /// [`VerifierClient::verify_identity`] of the chosen member, for the same host.
+    ///
+    /// # Errors
+    /// As there. No failure takes the member out: the quote comes from a node that nobody knows yet,
+    /// and may be what the verifier fails on.
+    pub async fn verify_identity(
+        &self,
+        vouched: &Vouched,
+        hash_alg: HashAlgorithm,
+        nonce: &Nonce,
+        quote: &QuoteString,
+    ) -> Result<IdentityCheck, ClientError> {
+        vouched.member.client.verify_identity(&vouched.id, hash_alg, nonce, quote).await
     }
 }
 
