@@ -158,6 +158,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_source_is_one_whole_address_or_none() {
+        for (values, expected) in [
+            (&["192.0.2.7"][..], Some("192.0.2.7")),
+            (&["2001:db8::1"], Some("2001:db8::1")),
+            (&["::ffff:192.0.2.7"], Some("192.0.2.7")),
+            (&[], None),
+            (&[""], None),
+            (&["192.0.2.7:1234"], None),
+            (&["[2001:db8::1]"], None),
+            (&["fe80::1%eth0"], None),
+            (&["192.0.2.07"], None),
+            (&["192.0.2.7, 192.0.2.8"], None),
+            (&["localhost"], None),
+            (&["192.0.2.7", "192.0.2.8"], None),
+            (&["192.0.2.7", ""], None),
+        ] {
+            let mut metadata = MetadataMap::new();
+            for value in values {
+                metadata.append(CLIENT_IP, value.parse().unwrap());
+            }
+            assert_eq!(source(&metadata), expected.map(|text| text.parse().unwrap()), "{values:?}");
+        }
+        let mut metadata = MetadataMap::new();
+        metadata.insert(CLIENT_IP, tonic::metadata::MetadataValue::try_from(&b"192.0.2.\xff"[..]).unwrap());
+        assert_eq!(source(&metadata), None);
+    }
+
     type Responses = Streaming<PayloadOrChallengeResponse>;
 
     /// Opens a call without a message, as SPIRE does, and reads the payload.

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! In-process connections for tests.
+//! In-process connections and what is logged, for tests.
+
+use std::{
+    fmt::{Debug, Write},
+    sync::{Arc, Mutex},
+};
 
 use hyper_util::rt::TokioIo;
 use tokio_stream::StreamExt;
@@ -7,6 +12,12 @@ use tonic::{
     service::Routes,
     transport::{Channel, Endpoint, Server},
 };
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    subscriber::DefaultGuard,
+};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// A channel to `routes`, served in this process over real HTTP/2.
 pub(crate) fn channel(routes: Routes) -> Channel {
@@ -33,5 +44,44 @@ impl crate::Metrics {
             let channel = channel.clone();
             Box::pin(async move { Ok(channel) })
         })
+    }
+}
+
+/// This crate's log lines, without those below the level `info`.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Listens on this thread until the guard goes.
+    pub(crate) fn listen(&self) -> DefaultGuard {
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(self.clone()))
+    }
+
+    /// What has been logged since the last call: level, message, fields.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        if *metadata.level() <= Level::INFO && metadata.target().starts_with("spire_plugin") {
+            let mut line = Line(metadata.level().to_string());
+            event.record(&mut line);
+            self.0.lock().unwrap().push(line.0);
+        }
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let written = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+        written.unwrap();
     }
 }

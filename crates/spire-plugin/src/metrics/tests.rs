@@ -1,1 +1,160 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::sync::atomic::AtomicUsize;
+
+use spire_proto::metrics::{
+    AddSampleRequest, EmitKeyRequest,
+    metrics_server::{Metrics as Service, MetricsServer},
+};
+use tokio::sync::{Notify, Semaphore};
+use tonic::{Request, Response, service::Routes};
+
+use super::*;
+use crate::test_support::Log;
+
+/// SPIRE's side: writes down what it gets, when it is let.
+#[derive(Default)]
+struct Spire {
+    seen: Mutex<Vec<String>>,
+    came: Notify,
+    /// Calls that are answered, all if `None`.
+    slots: Option<Semaphore>,
+    failures: AtomicUsize,
+}
+
+impl Spire {
+    async fn take(&self, key: &[String], value: String, labels: &[Label]) -> Result<Response<()>, Status> {
+        if let Some(slots) = &self.slots {
+            slots.acquire().await.unwrap().forget();
+        }
+        if self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Err(Status::internal("on purpose"));
+        }
+        let labels: String = labels.iter().map(|label| format!(" {}={}", label.name, label.value)).collect();
+        self.seen.lock().unwrap().push(format!("{} {value}{labels}", key.join("_")));
+        self.came.notify_one();
+        Ok(Response::new(()))
+    }
+
+    /// Waits for `count` metrics.
+    async fn wait(&self, count: usize) -> Vec<String> {
+        while self.seen.lock().unwrap().len() < count {
+            self.came.notified().await;
+        }
+        std::mem::take(&mut *self.seen.lock().unwrap())
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Spire {
+    async fn set_gauge(&self, request: Request<SetGaugeRequest>) -> Result<Response<()>, Status> {
+        let SetGaugeRequest { key, val, labels } = request.into_inner();
+        self.take(&key, format!("= {val}"), &labels).await
+    }
+    async fn emit_key(&self, _: Request<EmitKeyRequest>) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn incr_counter(&self, request: Request<IncrCounterRequest>) -> Result<Response<()>, Status> {
+        let IncrCounterRequest { key, val, labels } = request.into_inner();
+        self.take(&key, format!("+ {val}"), &labels).await
+    }
+    async fn add_sample(&self, _: Request<AddSampleRequest>) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    async fn measure_since(&self, request: Request<MeasureSinceRequest>) -> Result<Response<()>, Status> {
+        let MeasureSinceRequest { key, time, labels } = request.into_inner();
+        let start = UNIX_EPOCH + Duration::from_nanos(time.try_into().unwrap());
+        let seconds = SystemTime::now().duration_since(start).unwrap().as_secs();
+        self.take(&key, format!("took {seconds} s"), &labels).await
+    }
+}
+
+fn metrics(spire: &Arc<Spire>) -> Metrics {
+    let metrics = Metrics::to(Routes::new(MetricsServer::from_arc(Arc::clone(spire))));
+    metrics.offered(&[SERVICE.to_owned()]);
+    metrics
+}
+
+#[tokio::test]
+async fn each_kind_arrives_in_order_with_its_key_and_labels() {
+    let spire = Arc::new(Spire::default());
+    let metrics = metrics(&spire);
+    metrics.count("attestations", &[("outcome", "refused"), ("code", "Unavailable")]);
+    metrics.gauge("slots", 2.5, &[]);
+    metrics.clone().measure("quote", Duration::from_secs(3600), &[]);
+    assert_eq!(
+        spire.wait(3).await,
+        [
+            "keylime_attestor_attestations + 1 outcome=refused code=Unavailable",
+            "keylime_attestor_slots = 2.5",
+            "keylime_attestor_quote took 3600 s",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn without_the_offer_nothing_is_dialled_and_nothing_kept() {
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&dialled);
+    let metrics = Metrics::over(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    });
+    metrics.count("before", &[]);
+    metrics.offered(&["spire.hostservice.server.agentstore.v1.AgentStore".to_owned()]);
+    for _ in 0..2 * QUEUE {
+        metrics.count("after", &[]);
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(dialled.load(Ordering::Relaxed), 0);
+    assert_eq!(metrics.inner.dropped.load(Ordering::Relaxed), 0);
+    assert_eq!(metrics.inner.queue.capacity(), QUEUE);
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_counts_and_says_so() {
+    let spire = Arc::new(Spire { slots: Some(Semaphore::new(0)), ..Spire::default() });
+    let metrics = metrics(&spire);
+    // The runtime has one thread, so nothing is taken out meanwhile.
+    for _ in 0..QUEUE + 7 {
+        metrics.count("many", &[]);
+    }
+    spire.slots.as_ref().unwrap().add_permits(QUEUE + 1);
+    let seen = spire.wait(QUEUE + 1).await;
+    assert_eq!(seen.first().unwrap(), "keylime_attestor_many + 1");
+    assert_eq!(seen.get(1).unwrap(), "keylime_attestor_metrics_dropped + 7");
+    assert_eq!(seen.last().unwrap(), "keylime_attestor_many + 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_told_once_and_tried_again_after_a_pause() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let spire = Arc::new(Spire { failures: AtomicUsize::new(2), ..Spire::default() });
+    let metrics = metrics(&spire);
+    for _ in 0..2 {
+        for _ in 0..3 {
+            metrics.count("lost", &[]);
+        }
+        tokio::time::sleep(PAUSE + Duration::from_secs(1)).await;
+    }
+    metrics.count("kept", &[]);
+    assert_eq!(spire.wait(2).await, ["keylime_attestor_kept + 1", "keylime_attestor_metrics_dropped + 6"]);
+    assert_eq!(
+        log.take(),
+        ["WARN Metrics do not reach SPIRE; they are tried again now and then error=Internal: on purpose"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_does_not_answer_is_given_up() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let spire = Arc::new(Spire { slots: Some(Semaphore::new(0)), ..Spire::default() });
+    let metrics = metrics(&spire);
+    metrics.count("lost", &[]);
+    tokio::time::sleep(CALL_LIMIT + PAUSE).await;
+    assert_eq!(
+        log.take(),
+        ["WARN Metrics do not reach SPIRE; they are tried again now and then error=no answer within 5 s"]
+    );
+}

@@ -28,6 +28,13 @@ impl Options {
         self.list(key, &allowed, &element, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
+    /// One whole number in `range`, with or without quotes.
+    pub fn number(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> u32 {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        let read = |text: &str| text.parse().ok().filter(|number| range.contains(number));
+        self.parsed(key, &allowed, read).unwrap_or(default)
+    }
+
     /// One of `choices`, each a word as it is written and what it stands for. Letter case counts, as in SPIRE's own
     /// options. Not given, null and an empty text all mean `default`.
     pub fn choice<T: Clone>(&mut self, key: &'static str, choices: &[(&str, T)], default: T) -> T {
