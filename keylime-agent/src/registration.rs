@@ -174,8 +174,8 @@ impl Call<'_> {
         tracing::info!("Requesting registrar API version to {}/version", self.url);
         tracing::debug!("connecting to {}", self.address);
         self.client.ask_version().await.map_err(classify)?;
-        match self.tpm.create_ek().await {
-            Ok(_) => Ok(()),
+        match self.tpm.ensure_ek().await {
+            Ok(()) => Ok(()),
             // Somebody else's keys fill the TPM right now.
             Err(error @ TpmError::NoRoom { .. }) => Err(Stop::Failure(Failure::Tpm(error))),
             Err(error) => Err(classify_tpm(error)),

@@ -154,6 +154,14 @@ impl Tpm {
         self.submit(Self::startup_deadline(), |owner, tpm| owner.create_ek(tpm)).await
     }
 
+    /// Makes or finds the EK, unless it is loaded, and reads nothing of it. It stays loaded until [`Tpm::flush_ek`].
+    ///
+    /// # Errors
+    /// As for [`Tpm::create_ek`].
+    pub async fn ensure_ek(&self) -> Result<(), TpmError> {
+        self.submit(Self::startup_deadline(), |owner, tpm| owner.ensure_ek(tpm)).await
+    }
+
     /// Loads the saved AK, or makes one if there is none.
     ///
     /// # Errors

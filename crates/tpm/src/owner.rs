@@ -185,6 +185,11 @@ impl Owner {
         Ok(info)
     }
 
+    pub(crate) fn ensure_ek(&mut self, connection: &Rc<Connection>) -> Result<(), TpmError> {
+        self.ek = Some(self.take_ek(connection)?);
+        Ok(())
+    }
+
     pub(crate) fn load_or_create_ak(
         &mut self,
         connection: &Rc<Connection>,

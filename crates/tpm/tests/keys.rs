@@ -59,6 +59,13 @@ async fn the_ek_by_template_is_the_one_the_vendor_certified() -> Result<()> {
     assert!(certificate.windows(spki.len()).any(|part| part == spki), "the certificate is for another key");
 
     assert!(tpm.vendor_is_software().await?);
+    // One that is there is not asked for again, and one that is not is made and not read.
+    let sent = tpm.commands_sent();
+    tpm.ensure_ek().await?;
+    assert_eq!(tpm.commands_sent(), sent);
+    tpm.flush_ek().await?;
+    tpm.ensure_ek().await?;
+    assert_eq!(tpm.commands_sent(), sent + 2);
     tpm.shutdown().await?;
 
     let persistent = TpmSettings { ek: EkSource::Persistent(0x8101_0001), ..settings(&swtpm) };
