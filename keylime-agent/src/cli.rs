@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line, which is nearly empty: everything is configured in `agent.conf` and the environment.
+//! The command line. It is nearly empty: everything is configured in `agent.conf` and the environment.
 
 use clap::Parser;
 
@@ -7,7 +7,12 @@ use clap::Parser;
 /// and answers the quote requests of a Keylime verifier.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "keylime_agent", version, verbatim_doc_comment, after_help = CONFIGURATION)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Prints the value of each option and where it is from, checks all options and the files
+    /// that they name, and ends: with status 0, or 1 if the agent would not start
+    #[arg(long, verbatim_doc_comment)]
+    pub check_config: bool,
+}
 
 const CONFIGURATION: &str = "\
 Configuration, the later ones overriding the earlier ones:
@@ -38,19 +43,22 @@ mod tests {
     #[test]
     fn arguments() {
         Arguments::command().debug_assert();
-        assert_eq!(Arguments::try_parse_from(["keylime_agent"]).unwrap(), Arguments {});
+        let parse = |arguments: &[&str]| Arguments::try_parse_from(arguments).unwrap();
+        assert_eq!(parse(&["keylime_agent"]), Arguments { check_config: false });
+        assert_eq!(parse(&["keylime_agent", "--check-config"]), Arguments { check_config: true });
         for help in ["-h", "--help"] {
             let help = refused(help);
             assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
             let text = help.to_string();
             assert!(text.starts_with("A Keylime agent for the pull model: "), "{text}");
-            assert!(text.contains("\n  -V, --version  Print version\n"), "{text}");
+            assert!(text.contains("--check-config"), "{text}");
+            assert!(text.contains("-V, --version"), "{text}");
             assert!(text.trim_end().ends_with(CONFIGURATION), "{text}");
         }
         let version = refused("-V");
         assert_eq!((version.kind(), version.exit_code()), (ErrorKind::DisplayVersion, 0));
         assert_eq!(version.to_string(), format!("keylime_agent {}\n", env!("CARGO_PKG_VERSION")));
-        for argument in ["--port", "agent.conf"] {
+        for argument in ["--port", "agent.conf", "-c"] {
             let wrong = refused(argument);
             assert_eq!((wrong.kind(), wrong.exit_code()), (ErrorKind::UnknownArgument, 2));
             let text = wrong.to_string();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Why the agent does not run.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,19 +13,51 @@ use crate::registration::RegistrationError;
 use crate::server::{TcpError, UnixError};
 use crate::server_certificate::ServerCertificateError;
 
-/// Why the agent did not start. The text is for the operator and names files, options and remedies.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct StartError(#[from] Cause);
+/// Why the agent did not start: everything that was found wrong. The texts are for the operator and name files, options
+/// and remedies.
+#[derive(Debug)]
+pub struct StartError(Vec<Cause>);
 
 impl StartError {
     /// Whether only a change of the configuration helps.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         use PrivilegeError::{NoGroup, NoUser};
-        matches!(self.0, Cause::Privileges(NoUser(_) | NoGroup(_)) | Cause::AllowedUsers(NoUser(_) | NoGroup(_)))
+        self.0.iter().any(|cause| {
+            matches!(cause, Cause::Privileges(NoUser(_) | NoGroup(_)) | Cause::AllowedUsers(NoUser(_) | NoGroup(_)))
+        })
+    }
+
+    /// The single reasons; at least one.
+    pub fn reasons(&self) -> impl Iterator<Item = &dyn Error> {
+        self.0.iter().map(|cause| cause as &dyn Error)
+    }
+
+    /// An error of these, unless there are none.
+    pub(crate) fn unless_empty(causes: Vec<Cause>) -> Result<(), Self> {
+        if causes.is_empty() { Ok(()) } else { Err(Self(causes)) }
     }
 }
+
+impl From<Cause> for StartError {
+    fn from(cause: Cause) -> Self {
+        Self(vec![cause])
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, cause) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for StartError {}
 
 /// The kinds of failures, by where they come from.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +86,17 @@ pub(crate) enum Cause {
     ServerCertificate(#[from] ServerCertificateError),
     #[error("Trusted client CA certificate list is empty: could not load any certificate (option 'trusted_client_ca')")]
     NoClientCa,
+    #[error("option '{option}': {source}")]
+    File { option: &'static str, source: tls::TlsError },
+    #[error(
+        "option 'server_key': there is no {}, but there is the certificate in {}: restore its key, or move the \
+         certificate away to have both made anew",
+        key.display(),
+        certificate.display()
+    )]
+    ServerKeyGone { key: PathBuf, certificate: PathBuf },
+    #[error("the user {user} cannot write to the folder {} (option '{option}'): {source}", folder.display())]
+    NotWritable { option: &'static str, folder: PathBuf, user: u32, source: nix::Error },
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error(transparent)]

@@ -2,7 +2,7 @@
 //! A Keylime agent for the pull model: registers the host's TPM and answers the verifier's and tenant's requests for quotes.
 //!
 //! It takes the place of the stock Rust agent: same configuration file, same key files, same REST API (2.1 to 2.6).
-//! [`Config::load`] reads the configuration, [`run`] does the rest until a signal ends it.
+//! [`Config::inspect`] reads the configuration, [`run`] does the rest until a signal ends it.
 
 mod agent;
 mod agent_data;
@@ -15,6 +15,7 @@ mod files;
 mod measurement;
 mod payload_key;
 mod pem;
+mod preflight;
 mod privileges;
 mod registration;
 mod routes;
@@ -24,4 +25,4 @@ mod startup;
 
 pub use config::Config;
 pub use error::StartError;
-pub use startup::run;
+pub use startup::{check, run};

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `keylime_agent` program: wires configuration, logging and the agent together.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use keylime_agent::Config;
 use keylime_agent::cli::Arguments;
 use keylime_agent::config::{Notice, Sources};
+use keylime_agent::{Config, StartError};
 use service::Report;
 use service::logging::Logging;
+use service::options::Problems;
 
 /// The agent cannot start or register.
 const FAILED: u8 = 1;
@@ -24,32 +26,58 @@ const LOGGING: Logging<'_> = Logging {
 
 fn main() -> ExitCode {
     // Ends the program itself if there is something to print, with status 2 if an argument is wrong.
-    let Arguments {} = Arguments::parse();
+    let Arguments { check_config } = Arguments::parse();
     tpm::tcti::silence_library_log();
     let filter = std::env::var("RUST_LOG").ok();
     let logging = Logging { filter: filter.as_deref(), ..LOGGING };
+    // A check says what is wrong and what is odd, whatever the filter.
+    let logging = if check_config { Logging { filter: Some("warn"), ..LOGGING } } else { logging };
     if let Err(error) = logging.init() {
         return fail(WRONG, &Report(&error));
     }
-    let (config, notices) = match Config::load(&Sources::system()) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            for problem in problems.iter() {
-                fail(WRONG, problem);
-            }
-            return ExitCode::from(WRONG);
-        }
+    let inspection = match Config::inspect(&Sources::system()) {
+        Ok(inspection) => inspection,
+        Err(problems) => return fail_all(if check_config { FAILED } else { WRONG }, &problems),
     };
-    for notice in notices {
+    if check_config {
+        // Whoever reads it may have seen enough and closed the pipe.
+        let _ = write!(std::io::stdout(), "{inspection}");
+    }
+    for notice in &inspection.notices {
         match notice {
             Notice::Warning(text) => tracing::warn!("{text}"),
             Notice::Debug(text) => tracing::debug!("{text}"),
         }
     }
-    match keylime_agent::run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(if error.is_configuration() { WRONG } else { FAILED }, &Report(&error)),
+    if let Some(problems) = &inspection.problems {
+        let code = fail_all(if check_config { FAILED } else { WRONG }, problems);
+        // What is wrong with the files is worth knowing at the same time.
+        if let Err(error) = keylime_agent::check(&inspection.config) {
+            fail_start(FAILED, &error);
+        }
+        return code;
     }
+    let result =
+        if check_config { keylime_agent::check(&inspection.config) } else { keylime_agent::run(&inspection.config) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_configuration() && !check_config => fail_start(WRONG, &error),
+        Err(error) => fail_start(FAILED, &error),
+    }
+}
+
+fn fail_all(code: u8, problems: &Problems) -> ExitCode {
+    problems.iter().for_each(|problem| {
+        fail(code, problem);
+    });
+    ExitCode::from(code)
+}
+
+fn fail_start(code: u8, error: &StartError) -> ExitCode {
+    error.reasons().for_each(|reason| {
+        fail(code, &Report(reason));
+    });
+    ExitCode::from(code)
 }
 
 /// Says why the program ends: in the log, or without it where there is none yet or a filter hides it.

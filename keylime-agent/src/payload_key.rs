@@ -83,6 +83,16 @@ impl PayloadKey {
         Ok((Self::from_key(generated)?, Origin::Generated))
     }
 
+    /// Whether [`Self::load_or_create`] would find the files in order, so far as that can be told without making any.
+    pub(crate) fn check(file: &KeyFile, server_key: &KeyFile) -> Result<(), PayloadKeyError> {
+        if file.path.try_exists().map_err(PayloadKeyError::Look)? {
+            return Self::load(file).map(drop);
+        }
+        shared_key(server_key)
+            .map(drop)
+            .map_err(|source| PayloadKeyError::ServerKey { path: server_key.path.clone(), source: Box::new(source) })
+    }
+
     fn load(file: &KeyFile) -> Result<Self, PayloadKeyError> {
         match load_pkcs8(file)? {
             Some(pkcs8) => Self::from_pkcs8(&pkcs8),

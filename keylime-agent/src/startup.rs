@@ -24,7 +24,7 @@ use crate::payload_key::{Origin, PayloadKey};
 use crate::privileges::{self, Account};
 use crate::registration::{Outcome, Registrar};
 use crate::server::{Bound, BoundUnix};
-use crate::{ek_certificate, routes, server_certificate};
+use crate::{ek_certificate, preflight, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
 const GRACE: Duration = Duration::from_secs(3);
@@ -37,6 +37,27 @@ const GRACE: Duration = Duration::from_secs(3);
 /// # Errors
 /// The agent cannot start, or the registrar refuses it.
 pub fn run(config: &Config) -> Result<(), StartError> {
+    let (logs, client_cas) = prepare(config)?;
+    let versions: Vec<_> = config.api_versions.iter().map(ToString::to_string).collect();
+    tracing::info!("Starting server with API versions: {}", versions.join(", "));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Cause::Runtime)?;
+    let result = runtime.block_on(main(config, logs, client_cas));
+    // Nothing waits for what is left, such as a host name being looked up.
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+/// Checks the files that the configuration names, as the user that the agent would run as. Changes to that user for good.
+///
+/// # Errors
+/// Everything that would keep the agent from starting.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    prepare(config).map(drop)
+}
+
+/// Opens what needs the rights of the start, gives them up and checks everything else. Logs what is odd. Returns the
+/// logs and those files with CA certificates that can be used.
+fn prepare(config: &Config) -> Result<(Logs, Vec<PathBuf>), StartError> {
     let logs = Logs {
         ima: measurement::open(&config.ima_log, "IMA measurement list"),
         boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
@@ -44,14 +65,14 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if config.client_cas.is_none() {
         tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
     }
-    drop_privileges(config)?;
-    let versions: Vec<_> = config.api_versions.iter().map(ToString::to_string).collect();
-    tracing::info!("Starting server with API versions: {}", versions.join(", "));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Cause::Runtime)?;
-    let result = runtime.block_on(main(config, logs));
-    // Nothing waits for what is left, such as a host name being looked up.
-    runtime.shutdown_background();
-    Ok(result?)
+    let mut problems = Vec::from_iter(drop_privileges(config).err());
+    let found = preflight::check(config);
+    for warning in found.warnings {
+        tracing::warn!("{warning}");
+    }
+    problems.extend(found.problems);
+    StartError::unless_empty(problems)?;
+    Ok((logs, found.client_cas))
 }
 
 struct Logs {
@@ -75,7 +96,7 @@ fn drop_privileges(config: &Config) -> Result<(), Cause> {
     Ok(())
 }
 
-async fn main(config: &Config, logs: Logs) -> Result<(), Cause> {
+async fn main(config: &Config, logs: Logs, client_cas: Vec<PathBuf>) -> Result<(), Cause> {
     let shutdown = signals::shutdown().map_err(Cause::Runtime)?;
     // Neither a name server nor a TPM that does not answer keeps a signal waiting.
     let (bound, stored, tpm) = tokio::select! {
@@ -87,7 +108,7 @@ async fn main(config: &Config, logs: Logs) -> Result<(), Cause> {
     };
     // Leaves nothing in the TPM, however the rest ends.
     let guard = tpm.guard();
-    let started = Start { config, tpm: tpm.clone(), shutdown: shutdown.clone() };
+    let started = Start { config, client_cas, tpm: tpm.clone(), shutdown: shutdown.clone() };
     let result = started.run(logs, stored, bound).await;
     if shutdown.is_requested() {
         tracing::info!("Shutting down keylime agent");
@@ -128,6 +149,8 @@ async fn open_tpm(config: &Config, stored: Option<&Stored>) -> Result<Tpm, Cause
 
 struct Start<'a> {
     config: &'a Config,
+    /// The files of `trusted_client_ca` that can be used; some if mTLS is on.
+    client_cas: Vec<PathBuf>,
     tpm: Tpm,
     shutdown: Shutdown,
 }
@@ -261,10 +284,9 @@ impl Start<'_> {
     /// Settings of the HTTPS server and the certificate that is registered.
     fn server_tls(&self, id: &AgentId) -> Result<(Option<Arc<ServerConfig>>, MtlsCert), Cause> {
         let config = self.config;
-        let Some(client_cas) = &config.client_cas else {
+        if config.client_cas.is_none() {
             return Ok((None, MtlsCert::Disabled));
-        };
-        let client_cas = readable(client_cas)?;
+        }
         let certificate =
             server_certificate::load_or_create(&config.server_key, &config.server_cert, id, &config.contact.0)?;
         if certificate.created {
@@ -275,11 +297,8 @@ impl Start<'_> {
             &config.server_cert,
             &config.server_key.path,
             password.map(|text| Zeroizing::new(text.to_owned())),
-            client_cas,
+            self.client_cas.clone(),
         );
-        for warning in settings.warnings() {
-            tracing::warn!("{warning}");
-        }
         Ok((Some(settings.build()?), MtlsCert::Pem(certificate.leaf_pem)))
     }
 
@@ -302,11 +321,10 @@ impl Start<'_> {
         // Root and the user we are now, which is the one of run_as.
         let allowed = match &socket.allowed_users {
             None => vec![Uid::from_raw(0), geteuid()],
-            Some(users) => users
-                .iter()
-                .map(|user| privileges::user_id(user))
-                .collect::<Result<_, _>>()
-                .map_err(Cause::AllowedUsers)?,
+            Some(users) => {
+                let numbers = users.iter().map(|user| privileges::user_id(user));
+                numbers.collect::<Result<_, _>>().map_err(Cause::AllowedUsers)?
+            }
         };
         Ok(Some(BoundUnix::new(&socket.path, socket.mode, allowed).await?))
     }
@@ -362,21 +380,4 @@ impl Start<'_> {
         }
         result
     }
-}
-
-/// The CA files that can be read; the others are skipped, for a list often names the files of several deployments.
-fn readable(files: &[PathBuf]) -> Result<Vec<PathBuf>, Cause> {
-    let mut readable = Vec::new();
-    for file in files {
-        match tls::load_certificates(file, tls::FileKind::Ca) {
-            Ok(_) => readable.push(file.clone()),
-            Err(error) => {
-                tracing::warn!("Could not load certs from {}: {error}", file.display());
-            }
-        }
-    }
-    if readable.is_empty() {
-        return Err(Cause::NoClientCa);
-    }
-    Ok(readable)
 }

@@ -29,7 +29,7 @@ pub use explain::{explain, explain_source};
 pub use key::{encrypt_private_key, load_private_key, private_key_pem};
 pub use pem::load_certificates;
 pub use rustls;
-pub use server::ServerTls;
+pub use server::{ServerTls, check_client_cas};
 
 /// The one cryptography provider of this project.
 pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use zeroize::Zeroizing;
 
 use crate::client::{Identity, first};
@@ -42,18 +42,29 @@ impl ServerTls {
     /// Reads the files and checks them.
     ///
     /// # Errors
-    /// A file cannot be used; the text names it and what to do.
+    /// A file cannot be used; the text names it and what to do. There may be more than this one,
+    /// see [`ServerTls::try_build`].
     pub fn build(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let provider = provider();
+        self.try_build().map_err(first)
+    }
+
+    /// As [`ServerTls::build`], for reports that name everything that has to be put right.
+    ///
+    /// # Errors
+    /// Each file that cannot be used; never an empty list.
+    pub fn try_build(&self) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
         let mut problems = Vec::new();
-        let trust = TrustSet::from_files(&self.client_cas, &mut problems);
+        let verifier = client_verifier(&self.client_cas, &mut problems);
         let certified = load_identity(&self.identity, &mut problems);
-        let (Some(trust), Some(certified)) = (trust, certified) else {
-            return Err(first(problems));
+        let (Some(verifier), Some(certified)) = (verifier, certified) else {
+            return Err(problems);
         };
-        let verifier = ClientVerifier::new(trust, provider.clone())?;
+        Self::with(verifier, certified).map_err(|problem| vec![problem])
+    }
+
+    fn with(verifier: ClientVerifier, certified: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, TlsError> {
         let settings = |source| TlsError::Settings { source };
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(settings)?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -66,4 +77,19 @@ impl ServerTls {
     pub fn warnings(&self) -> Vec<TlsWarning> {
         identity_warnings(&self.identity.cert, &self.identity.key)
     }
+}
+
+/// Checks files with the authorities of clients' certificates, for a server that has no certificate
+/// of its own yet.
+///
+/// # Errors
+/// Each file that cannot be used; never an empty list.
+pub fn check_client_cas(files: &[PathBuf]) -> Result<(), Vec<TlsError>> {
+    let mut problems = Vec::new();
+    client_verifier(files, &mut problems).map(drop).ok_or(problems)
+}
+
+fn client_verifier(files: &[PathBuf], problems: &mut Vec<TlsError>) -> Option<ClientVerifier> {
+    let trust = TrustSet::from_files(files, problems)?;
+    ClientVerifier::new(trust, provider()).map_err(|problem| problems.push(problem)).ok()
 }

@@ -4,7 +4,8 @@
 //! At its stock value such an option is accepted in silence. Any other value is warned about by name, or refused if
 //! ignoring it would leave the host less protected than its operator asked for.
 
-use service::options::Options;
+use super::Shown;
+use super::reader::Reader;
 
 /// What a value other than the stock one leads to.
 enum Otherwise {
@@ -72,31 +73,34 @@ const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
     ("receive_revocation_port", &[], Silent),
 ];
 
-/// Checks all options of the table. Returns the warnings; what is refused becomes a problem of `options`.
-pub(super) fn check(options: &mut Options<'_>) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// Checks all options of the table: warns, and notes problems for what is refused.
+pub(super) fn check(reader: &mut Reader<'_>) {
     for (name, stock, otherwise) in DEFERRED {
-        let Some(setting) = options.setting(name) else {
+        let Some(setting) = reader.options.setting(name) else {
+            if let Some(stock) = stock.first() {
+                reader.note(name, Shown::value(stock), false);
+            }
             continue;
         };
-        if matches!(otherwise, Silent) {
-            continue;
-        }
         let written = if setting.value.is_array() {
-            options.list(name).unwrap_or_default().join(", ")
+            reader.options.list(name).unwrap_or_default().join(", ")
         } else {
-            options.text(name).unwrap_or_default()
+            reader.options.text(name).unwrap_or_default()
         };
+        let is_secret = name.ends_with("password") && !written.is_empty();
+        reader.note(name, if is_secret { Shown::Hidden } else { Shown::value(&written) }, false);
         if stock.iter().any(|value| value.eq_ignore_ascii_case(written.trim())) {
             continue;
         }
         match otherwise {
-            Refused(reason) => options.problem(name, reason),
-            Ignored(reason) => warnings.push(format!("option '{name}' ({}) has no effect: {reason}", setting.source)),
+            Refused(reason) => reader.options.problem(name, reason),
+            Ignored(reason) => {
+                let source = &setting.source;
+                reader.warn(format!("option '{name}' ({source}) has no effect: {reason}"));
+            }
             Silent => {}
         }
     }
-    warnings
 }
 
 #[cfg(test)]
@@ -104,14 +108,19 @@ mod tests {
     use service::layered::{Layered, Source};
 
     use super::*;
+    use crate::config::Notice;
 
     fn check_one(name: &str, value: impl Into<toml::Value>) -> (Vec<String>, String) {
         let mut layered = Layered::new();
         layered.set(name, value.into(), Source::File("f".into()));
-        let mut options = Options::new(&layered);
-        let warnings = check(&mut options);
-        let problems = options.finish().err().map_or_else(String::new, |problems| problems.to_string());
-        (warnings, problems)
+        let mut reader = Reader::new(&layered, Vec::new());
+        check(&mut reader);
+        let (_, notices, problems) = reader.finish();
+        let problems = problems.map_or_else(String::new, |problems| problems.to_string());
+        let warnings = notices.into_iter().map(|notice| match notice {
+            Notice::Warning(text) | Notice::Debug(text) => text,
+        });
+        (warnings.collect(), problems)
     }
 
     #[test]

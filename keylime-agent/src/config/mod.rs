@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The configuration: the stock agent's options under their names and defaults, and a few of our own.
 //!
-//! [`Config::load`] reads all sources, checks everything and reports all problems together; what is odd but no reason to
-//! refuse is returned as [`Notice`]s, for the log.
+//! [`Config::inspect`] reads all sources and checks every option. All problems are reported together; what is odd but no
+//! reason to refuse is returned as [`Notice`]s, for the log.
 
 mod api_versions;
 mod deferred;
+mod effective;
+mod reader;
 mod sources;
 mod values;
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keylime_api::AgentId;
@@ -20,8 +23,11 @@ use service::options::{Options, Problems};
 use tpm::TpmError;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
+pub use effective::{Effective, Shown};
 pub use sources::Sources;
 pub use values::{Host, RunAs};
+
+use reader::Reader;
 
 /// Agent ids of distributed samples. Hosts that keep one claim to be the same host.
 const SAMPLE_IDS: &[&str] = &[
@@ -40,6 +46,30 @@ pub enum UuidSource {
     Generate,
     /// This UUID, in lower case with hyphens.
     Fixed(AgentId),
+}
+
+impl UuidSource {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "hash_ek" => Ok(Self::HashEk),
+            "generate" => Ok(Self::Generate),
+            other => uuid::Uuid::parse_str(other)
+                .ok()
+                .and_then(|uuid| uuid.hyphenated().to_string().parse().ok())
+                .map(Self::Fixed)
+                .ok_or_else(|| format!("expected 'hash_ek', 'generate' or a UUID, found '{other}'")),
+        }
+    }
+}
+
+impl fmt::Display for UuidSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HashEk => f.write_str("hash_ek"),
+            Self::Generate => f.write_str("generate"),
+            Self::Fixed(id) => write!(f, "{id}"),
+        }
+    }
 }
 
 /// How the registrar is reached.
@@ -133,6 +163,8 @@ pub struct Config {
     pub server_cert: PathBuf,
     /// `payload_key` and its password.
     pub payload_key: KeyFile,
+    /// `keylime_dir`.
+    pub keylime_dir: PathBuf,
     /// `agent_data_path`.
     pub agent_data: PathBuf,
     /// TPM options.
@@ -158,28 +190,44 @@ pub enum Notice {
     Debug(String),
 }
 
+/// What the sources say.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The configuration; where there are problems, with defaults in the places of what is wrong.
+    pub config: Config,
+    /// All options, with the values that count and where they are from.
+    pub options: Vec<Effective>,
+    /// What to log.
+    pub notices: Vec<Notice>,
+    /// What is wrong with the options.
+    pub problems: Option<Problems>,
+}
+
+impl fmt::Display for Inspection {
+    /// The options as a configuration file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        effective::write(&self.options, f)
+    }
+}
+
 impl Config {
     /// Reads and checks the configuration.
     ///
     /// # Errors
-    /// All problems of all sources and options.
-    pub fn load(sources: &Sources) -> Result<(Self, Vec<Notice>), Problems> {
+    /// The sources that cannot be read, all together. Nothing is said of options then: what they would be is not known.
+    pub fn inspect(sources: &Sources) -> Result<Inspection, Problems> {
         let (layered, unreadable) = sources.read();
-        // Where a source cannot be read, what the options would be is not known, and nothing is said of their defaults.
         let mut options = Options::new(&layered);
         unreadable.into_iter().for_each(|problem| options.general_problem(problem));
         options.finish()?;
-        let mut reader = Reader { options: Options::new(&layered), notices: environment_notices(&layered) };
+        let mut reader = Reader::new(&layered, environment_notices(&layered));
         let config = reader.config();
-        for warning in deferred::check(&mut reader.options) {
-            reader.warn(warning);
-        }
+        deferred::check(&mut reader);
         for unknown in reader.options.unknown() {
             reader.warn(unknown.to_string());
         }
-        let Reader { options, notices } = reader;
-        options.finish()?;
-        Ok((config, notices))
+        let (options, notices, problems) = reader.finish();
+        Ok(Inspection { config, options, notices, problems })
     }
 }
 
@@ -194,16 +242,7 @@ fn environment_notices(layered: &Layered) -> Vec<Notice> {
     notices
 }
 
-struct Reader<'a> {
-    options: Options<'a>,
-    notices: Vec<Notice>,
-}
-
 impl Reader<'_> {
-    fn warn(&mut self, text: String) {
-        self.notices.push(Notice::Warning(text));
-    }
-
     fn config(&mut self) -> Config {
         let keylime_dir = PathBuf::from(self.text("keylime_dir", "/var/lib/keylime"));
         if !keylime_dir.is_dir() {
@@ -215,9 +254,12 @@ impl Reader<'_> {
             };
             self.options.problem("keylime_dir", text);
         }
-        let file = |reader: &mut Self, name, default| reader.file(&keylime_dir, name, default);
+        let key_file = |reader: &mut Self, name, password, default| KeyFile {
+            path: reader.file(&keylime_dir, name, default),
+            password: reader.secret(password),
+        };
         let client_cas = self.client_cas(&keylime_dir);
-        let insecure_payload = self.options.boolean("enable_insecure_payload") == Some(true);
+        let insecure_payload = self.boolean("enable_insecure_payload", false);
         let payload_script = self.text("payload_script", "autorun.sh");
         if client_cas.is_none() && !payload_script.is_empty() && !insecure_payload {
             self.options.general_problem(
@@ -235,45 +277,34 @@ impl Reader<'_> {
             registrar: self.registrar(&keylime_dir),
             retry: self.retry(),
             client_cas,
-            server_key: KeyFile {
-                path: file(self, "server_key", "server-private.pem"),
-                password: self.secret("server_key_password"),
-            },
-            server_cert: file(self, "server_cert", "server-cert.crt"),
-            payload_key: KeyFile {
-                path: file(self, "payload_key", "payload-private.pem"),
-                password: self.secret("payload_key_password"),
-            },
-            agent_data: file(self, "agent_data_path", "agent_data.json"),
+            server_key: key_file(self, "server_key", "server_key_password", "server-private.pem"),
+            server_cert: self.file(&keylime_dir, "server_cert", "server-cert.crt"),
+            payload_key: key_file(self, "payload_key", "payload_key_password", "payload-private.pem"),
+            agent_data: self.file(&keylime_dir, "agent_data_path", "agent_data.json"),
             tpm: self.tpm(),
             run_as: self.run_as(),
             ima_log: self.log("ima_ml_path", "/sys/kernel/security/ima/ascii_runtime_measurements"),
             boot_log: self.log("measuredboot_ml_path", "/sys/kernel/security/tpm0/binary_bios_measurements"),
             unix_socket: self.unix_socket(),
             insecure_payload,
+            keylime_dir,
         }
     }
 
     fn api_versions(&mut self) -> Vec<ApiVersion> {
-        let written = self.options.list("api_versions").unwrap_or_else(|| vec!["default".to_owned()]);
+        let written = self.list("api_versions").unwrap_or_else(|| vec!["default".to_owned()]);
         let (versions, warnings) = api_versions::select(&written);
         for warning in warnings {
             self.warn(warning);
         }
+        let shown: Vec<_> = versions.iter().map(ToString::to_string).collect();
+        self.note("api_versions", Shown::value(shown), true);
         versions
     }
 
     fn uuid(&mut self) -> UuidSource {
-        let source = self.options.parsed("uuid", |text| match text.trim() {
-            "hash_ek" => Ok(UuidSource::HashEk),
-            "generate" => Ok(UuidSource::Generate),
-            other => uuid::Uuid::parse_str(other)
-                .ok()
-                .and_then(|uuid| uuid.hyphenated().to_string().parse().ok())
-                .map(UuidSource::Fixed)
-                .ok_or_else(|| format!("expected 'hash_ek', 'generate' or a UUID, found '{other}'")),
-        });
-        if let Some(UuidSource::Fixed(id)) = &source
+        let source = self.parsed("uuid", UuidSource::HashEk, UuidSource::parse, UuidSource::to_string);
+        if let UuidSource::Fixed(id) = &source
             && SAMPLE_IDS.contains(&id.as_str())
         {
             self.warn(format!(
@@ -281,12 +312,13 @@ impl Reader<'_> {
                  be taken for one another: set uuid = \"hash_ek\""
             ));
         }
-        source.unwrap_or(UuidSource::HashEk)
+        source
     }
 
-    fn registrar(&mut self, keylime_dir: &std::path::Path) -> Registrar {
-        let tls = self.options.boolean("registrar_tls_enabled") == Some(true);
+    fn registrar(&mut self, keylime_dir: &Path) -> Registrar {
+        let host = self.host("registrar_ip");
         let port = self.port("registrar_port", 8890);
+        let tls = self.boolean("registrar_tls_enabled", false);
         let tls_port = self.port("registrar_tls_port", 8891);
         let ca = self.file(keylime_dir, "registrar_tls_ca_cert", "cv_ca/cacert.crt");
         if !tls {
@@ -296,34 +328,39 @@ impl Reader<'_> {
                     .to_owned(),
             );
         }
-        Registrar {
-            host: self.host("registrar_ip"),
-            port: if tls { tls_port } else { port },
-            tls_ca: tls.then_some(ca),
-        }
+        Registrar { host, port: if tls { tls_port } else { port }, tls_ca: tls.then_some(ca) }
     }
 
     fn retry(&mut self) -> Retry {
-        const HOUR: u64 = 3_600_000;
-        let mut milliseconds = |name, default| {
-            let value = self.options.number(name, 1, 24 * HOUR);
-            Duration::from_millis(value.unwrap_or(default))
+        const DAY: u64 = 24 * 3_600_000;
+        const MAX_RETRIES: &str = "exponential_backoff_max_retries";
+        let initial_delay = self.number("exponential_backoff_initial_delay", 1..=DAY, 10_000);
+        let max_delay = self.number("exponential_backoff_max_delay", 1..=DAY, 300_000);
+        let max_retries = self.options.number(MAX_RETRIES, 0, u64::MAX);
+        let shown = match max_retries {
+            Some(number) => Shown::value(number),
+            None if self.options.setting(MAX_RETRIES).is_some() => Shown::Wrong,
+            None => Shown::Nothing("no end"),
         };
+        self.note(MAX_RETRIES, shown, true);
         Retry {
-            initial_delay: milliseconds("exponential_backoff_initial_delay", 10_000),
-            max_delay: milliseconds("exponential_backoff_max_delay", 300_000),
-            max_retries: self.options.number("exponential_backoff_max_retries", 0, u64::MAX),
+            initial_delay: Duration::from_millis(initial_delay),
+            max_delay: Duration::from_millis(max_delay),
+            max_retries,
         }
     }
 
-    fn client_cas(&mut self, keylime_dir: &std::path::Path) -> Option<Vec<PathBuf>> {
-        let mtls = self.options.boolean("enable_agent_mtls").unwrap_or(true);
-        let written = self.options.list("trusted_client_ca").unwrap_or_else(|| vec!["default".to_owned()]);
+    fn client_cas(&mut self, keylime_dir: &Path) -> Option<Vec<PathBuf>> {
+        let mtls = self.boolean("enable_agent_mtls", true);
+        let written = self.list("trusted_client_ca").unwrap_or_else(|| vec!["default".to_owned()]);
         if mtls && written.is_empty() {
             self.options.general_problem("Agent mTLS is enabled, but trusted_client_ca option was not provided");
         }
         let path = |text: &String| values::path_in(keylime_dir, text, "cv_ca/cacert.crt");
-        mtls.then(|| written.iter().map(path).collect())
+        let files: Vec<_> = written.iter().map(path).collect();
+        let shown: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
+        self.note("trusted_client_ca", Shown::value(shown), true);
+        mtls.then_some(files)
     }
 
     fn tpm(&mut self) -> TpmOptions {
@@ -332,9 +369,10 @@ impl Reader<'_> {
             self.options.problem("tpm_ownerpassword", problem);
             Secret::default()
         });
-        let hash = self.options.parsed("tpm_hash_alg", str::parse).unwrap_or(HashAlgorithm::Sha256);
-        let key = self.options.parsed("tpm_encryption_alg", str::parse).unwrap_or(KeyAlgorithm::Rsa2048);
-        let signing = self.options.parsed("tpm_signing_alg", str::parse).unwrap_or(SignatureScheme::RsaSsa);
+        let hash = self.parsed("tpm_hash_alg", HashAlgorithm::Sha256, str::parse, |hash| hash.name().to_owned());
+        let key = self.parsed("tpm_encryption_alg", KeyAlgorithm::Rsa2048, str::parse, |key| key.name().to_owned());
+        let signing =
+            self.parsed("tpm_signing_alg", SignatureScheme::RsaSsa, str::parse, |scheme| scheme.name().to_owned());
         for problem in tpm::check(hash, key, signing) {
             let option = match problem {
                 TpmError::HashAlgorithm(_) => "tpm_hash_alg",
@@ -343,14 +381,11 @@ impl Reader<'_> {
             };
             self.options.problem(option, problem);
         }
-        TpmOptions {
-            tcti: self.options.text("tcti").filter(|tcti| !tcti.is_empty()),
-            hash,
-            key,
-            signing,
-            ek_handle: self.options.parsed("ek_handle", values::persistent_handle).flatten(),
-            endorsement_auth,
-        }
+        let tcti = self.options.text("tcti").filter(|tcti| !tcti.is_empty());
+        let shown = tcti.as_ref().map_or(Shown::Nothing("the kernel's resource manager"), Shown::value);
+        self.note("tcti", shown, true);
+        let ek_handle = self.parsed("ek_handle", None, values::persistent_handle, values::show_handle);
+        TpmOptions { tcti, hash, key, signing, ek_handle, endorsement_auth }
     }
 
     fn run_as(&mut self) -> Option<RunAs> {
@@ -369,8 +404,10 @@ impl Reader<'_> {
 
     fn unix_socket(&mut self) -> Option<UnixSocket> {
         let path = PathBuf::from(self.text("unix_socket_path", ""));
-        let mode = self.options.parsed("unix_socket_mode", values::mode).unwrap_or(0o660);
-        let allowed_users = self.options.list("unix_socket_allowed_users");
+        let mode = self.parsed("unix_socket_mode", 0o660, values::mode, |mode| format!("{mode:04o}"));
+        let allowed_users = self.list("unix_socket_allowed_users");
+        let shown = allowed_users.as_ref().map_or(Shown::Nothing("root and the user of run_as"), Shown::value);
+        self.note("unix_socket_allowed_users", shown, true);
         if path.as_os_str().is_empty() {
             return None;
         }
@@ -385,35 +422,9 @@ impl Reader<'_> {
         Some(UnixSocket { path, mode, allowed_users })
     }
 
-    fn log(&mut self, name: &str, default: &str) -> LogFile {
-        let text = self.text(name, "default");
-        let path = values::path_in(std::path::Path::new("/"), &text, default);
-        LogFile { is_override: path != std::path::Path::new(default), path }
-    }
-
-    fn file(&mut self, keylime_dir: &std::path::Path, name: &str, default: &str) -> PathBuf {
-        let text = self.text(name, "default");
-        let path = values::path_in(keylime_dir, &text, default);
-        if text.is_empty() {
-            self.warn(format!("option '{name}' is empty: using {}", path.display()));
-        }
-        path
-    }
-
-    fn host(&mut self, name: &str) -> Host {
-        self.options.parsed(name, Host::parse).unwrap_or(Host::Address(std::net::Ipv4Addr::LOCALHOST.into()))
-    }
-
-    fn port(&mut self, name: &str, default: u16) -> u16 {
-        self.options.port(name).unwrap_or(default)
-    }
-
-    fn text(&mut self, name: &str, default: &str) -> String {
-        self.options.text(name).unwrap_or_else(|| default.to_owned())
-    }
-
-    fn secret(&mut self, name: &str) -> Secret {
-        self.options.secret(name).unwrap_or_default()
+    fn log(&mut self, name: &'static str, default: &str) -> LogFile {
+        let path = self.file(Path::new("/"), name, default);
+        LogFile { is_override: path != Path::new(default), path }
     }
 }
 

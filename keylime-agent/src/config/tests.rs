@@ -28,6 +28,11 @@ impl Given {
     }
 
     fn load(&self) -> Result<(Config, Vec<Notice>), String> {
+        let Inspection { config, notices, problems, .. } = self.inspect().map_err(|problems| problems.to_string())?;
+        problems.map_or(Ok((config, notices)), |problems| Err(problems.to_string()))
+    }
+
+    fn inspect(&self) -> Result<Inspection, Problems> {
         let dir = self.dir.path();
         let mut environment: Vec<_> =
             self.environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -35,7 +40,7 @@ impl Given {
             environment.push(("KEYLIME_DIR".into(), dir.as_os_str().to_owned()));
         }
         let sources = Sources { folders: vec![dir.join("usr"), dir.join("etc")], environment };
-        Config::load(&sources).map_err(|problems| problems.to_string())
+        Config::inspect(&sources)
     }
 }
 
@@ -278,7 +283,7 @@ fn the_documented_options_are_the_known_ones() {
     let given = Given::new().file("etc/agent.conf", &format!("[agent]\n{lines}"));
     let sources = Sources { folders: vec![given.dir.path().join("etc")], environment: vec![] };
     let (layered, _) = sources.read();
-    let mut reader = Reader { options: Options::new(&layered), notices: vec![] };
+    let mut reader = Reader::new(&layered, vec![]);
     reader.config();
     let unknown: Vec<_> = reader.options.unknown().into_iter().map(|unknown| unknown.name).collect();
     assert_eq!(unknown, ["registrar_prot"]);

@@ -98,6 +98,11 @@ pub(super) fn persistent_handle(text: &str) -> Result<Option<u32>, String> {
     }
 }
 
+/// A handle as [`persistent_handle`] takes it.
+pub(super) fn show_handle(handle: &Option<u32>) -> String {
+    handle.map_or_else(|| "generate".to_owned(), |handle| format!("{handle:#010x}"))
+}
+
 /// A TPM authorization value: text, or bytes written as `hex:00a1…`.
 pub(super) fn authorization(secret: Secret) -> Result<Secret, &'static str> {
     match secret.expose_str().and_then(|text| text.strip_prefix("hex:")) {

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `keylime_agent --check-config`, and that a start says the same of what is wrong.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use test_support::ca::{LeafSpec, TestCa};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_keylime_agent");
+
+struct Lab(tempfile::TempDir);
+
+impl Lab {
+    /// An agent whose folder has a CA, and these lines in its configuration file.
+    fn new(lines: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("keylime");
+        std::fs::create_dir_all(folder.join("cv_ca")).unwrap();
+        std::fs::write(folder.join("cv_ca/cacert.crt"), TestCa::root("CA").unwrap().pem()).unwrap();
+        std::fs::write(dir.path().join("agent.conf"), format!("[agent]\nrun_as = \"\"\n{lines}")).unwrap();
+        Self(dir)
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.0.path().join("keylime")
+    }
+
+    fn write(&self, name: &str, content: &str) -> &Self {
+        std::fs::write(self.folder().join(name), content).unwrap();
+        self
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(BINARY)
+            .args(arguments)
+            .env_clear()
+            .env("KEYLIME_AGENT_CONFIG", self.0.path().join("agent.conf"))
+            .env("KEYLIME_AGENT_KEYLIME_DIR", self.folder())
+            .env("KEYLIME_AGENT_SERVER_KEY_PASSWORD", "hunter2")
+            .output()
+            .unwrap()
+    }
+
+    /// Exit status, standard output, and the messages at error level.
+    fn check(&self) -> (Option<i32>, String, Vec<String>) {
+        let output = self.run(&["--check-config"]);
+        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+        (output.status.code(), stdout, errors_in(&output))
+    }
+}
+
+fn errors_in(output: &Output) -> Vec<String> {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(!text.contains("hunter2"), "{text}");
+    let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("ERROR ")?.split_once("> "));
+    lines.map(|(_, message)| message.to_owned()).collect()
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[test]
+fn every_option_with_its_source() {
+    let lab = Lab::new("port = \"9102\"\nunix_socket_mode = \"600\"\nverifier_url = \"https://v\"\nquote_interval = 2");
+    let (code, stdout, errors) = lab.check();
+    assert_eq!((code, errors), (Some(0), vec![]));
+    let file = shown(&lab.0.path().join("agent.conf"));
+    let folder = shown(&lab.folder());
+    let lines: Vec<_> = stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[0], "[agent]");
+    for line in [
+        format!("port = 9102 # {file}"),
+        "contact_port = 9002 # built-in default".to_owned(),
+        "uuid = \"hash_ek\" # built-in default".to_owned(),
+        format!("unix_socket_mode = \"0600\" # {file}"),
+        format!("keylime_dir = \"{folder}\" # environment variable KEYLIME_AGENT_KEYLIME_DIR"),
+        format!("trusted_client_ca = [\"{folder}/cv_ca/cacert.crt\"] # built-in default"),
+        format!("server_cert = \"{folder}/server-cert.crt\" # built-in default"),
+        "# server_key_password = (hidden) # environment variable KEYLIME_AGENT_SERVER_KEY_PASSWORD".to_owned(),
+        "payload_key_password = \"\" # built-in default".to_owned(),
+        "# exponential_backoff_max_retries = (no end) # built-in default".to_owned(),
+        format!("# verifier_url = \"https://v\" # {file}"),
+        "# enable_iak_idevid = \"false\" # built-in default".to_owned(),
+    ] {
+        assert_eq!(lines.iter().filter(|found| **found == line).count(), 1, "{line}\n{stdout}");
+    }
+    assert!(!stdout.contains("hunter2"));
+    // Nothing was made, and what is shown is a configuration that leads to the same.
+    assert_eq!(std::fs::read_dir(lab.folder()).unwrap().count(), 1);
+    std::fs::write(lab.0.path().join("agent.conf"), &stdout).unwrap();
+    let (code, again, _) = lab.check();
+    assert_eq!(code, Some(0));
+    let values = |text: &str| text.lines().map(|l| l.split("  # ").next().unwrap().to_owned()).collect::<Vec<_>>();
+    let effective = |text: &str| values(text.split("\n\n").next().unwrap());
+    assert_eq!(effective(&again), effective(&stdout));
+
+    let warnings = String::from_utf8(lab.run(&["--check-config"]).stderr).unwrap();
+    assert!(warnings.contains("option 'registrar_tls_enabled' is false"), "{warnings}");
+}
+
+#[test]
+fn all_problems_at_once() {
+    let lab = Lab::new(
+        "registrar_tls_enabled = true\nregistrar_tls_ca_cert = \"nowhere.crt\"\nunix_socket_path = \"/agent.sock\"\n\
+         unix_socket_allowed_users = \"no-such-user\"",
+    );
+    lab.write("server-cert.crt", "no certificate").write("server-private.pem", "no key");
+    lab.write("payload-private.pem", "no key either").write("agent_data.json", "{}");
+    let folder = shown(&lab.folder());
+    let (code, _, errors) = lab.check();
+    let expected = [
+        format!("option 'server_cert': the certificate file {folder}/server-cert.crt holds no certificate: "),
+        format!("option 'server_key': the private key file {folder}/server-private.pem holds no private key: "),
+        format!("Failed to load or generate payload key from {folder}/payload-private.pem: the private key file "),
+        format!("the AK in {folder}/agent_data.json cannot be used: it is not an agent data file ("),
+        format!("option 'registrar_tls_ca_cert': cannot read the CA file {folder}/nowhere.crt: No such file or "),
+        "option 'unix_socket_allowed_users': there is no user 'no-such-user'".to_owned(),
+    ];
+    let compare = |found: &[String]| {
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, begin) in found.iter().zip(&expected) {
+            assert!(found.starts_with(begin), "{found}");
+        }
+    };
+    compare(&errors);
+    assert_eq!(code, Some(1));
+    // A start says the same, before it touches anything.
+    let start = lab.run(&[]);
+    compare(&errors_in(&start));
+    assert_eq!(start.status.code(), Some(2));
+}
+
+#[test]
+fn problems_of_options_and_files_together() {
+    let lab = Lab::new("port = 0\ncontact_port = 0");
+    lab.write("agent_data.json", "{}");
+    let (code, stdout, errors) = lab.check();
+    assert_eq!(code, Some(1));
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    assert!(errors[0].starts_with("option 'port' (") && errors[1].starts_with("option 'contact_port' ("));
+    assert!(stdout.contains("# port = (wrong) "), "{stdout}");
+    let start = lab.run(&[]);
+    assert_eq!((start.status.code(), errors_in(&start)), (Some(2), errors));
+
+    // Where the folder is missing, nothing is said of the files in it.
+    let lab = Lab::new("");
+    std::fs::remove_dir_all(lab.folder()).unwrap();
+    let (code, _, errors) = lab.check();
+    assert_eq!((code, errors.len()), (Some(1), 1), "{errors:?}");
+    // Nor of any option where a source cannot be read.
+    let lab = Lab::new("port = 0");
+    std::fs::write(lab.0.path().join("agent.conf"), "[agent").unwrap();
+    let (code, stdout, errors) = lab.check();
+    assert_eq!((code, stdout.as_str(), errors.len()), (Some(1), "", 1), "{errors:?}");
+}
+
+#[test]
+fn each_file_problem_has_its_text() {
+    let folder_of = |lab: &Lab| shown(&lab.folder());
+    // A certificate without its key.
+    let ca = TestCa::root("CA").unwrap();
+    let leaf = ca.issue(&LeafSpec::new("agent")).unwrap();
+    let lab = Lab::new("");
+    lab.write("server-cert.crt", &leaf.cert_pem);
+    let folder = folder_of(&lab);
+    assert_eq!(
+        lab.check().2,
+        [format!(
+            "option 'server_key': there is no {folder}/server-private.pem, but there is the certificate in \
+             {folder}/server-cert.crt: restore its key, or move the certificate away to have both made anew"
+        )]
+    );
+    // Another key, and a CA that is none.
+    let other = ca.issue(&LeafSpec::new("other")).unwrap();
+    lab.write("server-private.pem", &other.key_pem).write("cv_ca/cacert.crt", &leaf.cert_pem);
+    let errors = lab.check().2;
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    assert!(errors[0].starts_with("option 'trusted_client_ca': there is no CA certificate in the CA file "));
+    assert!(errors[1].starts_with("option 'server_key': the private key in "), "{}", errors[1]);
+    // No CA at all.
+    let lab = Lab::new("trusted_client_ca = \"a.crt, b.crt\"");
+    let output = lab.run(&["--check-config"]);
+    assert_eq!(
+        errors_in(&output),
+        ["Trusted client CA certificate list is empty: could not load any certificate (option 'trusted_client_ca')"]
+    );
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(log.matches("> Could not load certs from ").count(), 2, "{log}");
+    // Users.
+    let lab = Lab::new("");
+    std::fs::write(lab.0.path().join("agent.conf"), "[agent]\nrun_as = \"no-such-user\"\n").unwrap();
+    let (code, _, errors) = lab.check();
+    if is_root() {
+        assert_eq!((code, errors), (Some(1), vec!["option 'run_as': there is no user 'no-such-user'".to_owned()]));
+        assert_eq!(lab.run(&[]).status.code(), Some(2));
+    } else {
+        assert_eq!((code, errors), (Some(0), vec![]));
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
