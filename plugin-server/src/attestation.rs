@@ -3,56 +3,72 @@
 //! [`AwaitQuote`] with a challenge, which becomes [`Identity`] with a quote. No gRPC in here.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use keylime_api::pool::Vouched;
 use keylime_api::registrar::RegistrarAgent;
-use keylime_api::verifier::VerifierAgent;
+use keylime_api::verifier::IdentityCheck;
 use keylime_api::{AgentId, ClientError};
 use ring::rand::{SecureRandom, SystemRandom};
 use spire_plugin::SpiffeId;
+use tokio::time::Instant;
 use tpm_wire::hash::HashAlgorithm;
-use tpm_wire::nonce::Nonce;
-use tpm_wire::payload::{Challenge, ChallengeResponse, Payload};
+use tpm_wire::nonce::{self, Nonce};
+use tpm_wire::payload::{Challenge, ChallengeResponse, Payload, Wanted};
 use tpm_wire::quote::QuoteString;
-use tpm_wire::verify::verify_quote;
+use tpm_wire::verify::{self, VerifiedQuote, verify_quote};
 
-use crate::config::ServerConfig;
+use crate::config::{QuoteVerification, ServerConfig};
 use crate::error::{Neighbour, Refusal};
 use crate::policy;
+use crate::selectors::{Evidence, Selectors};
+use crate::telemetry::{Hop, Telemetry};
+use crate::waiting::Waiting;
 
 /// Before the first message of the node.
 #[derive(Debug)]
 pub struct AwaitPayload {
     config: Arc<ServerConfig>,
+    telemetry: Telemetry,
+    waiting: Waiting,
 }
 
 /// After the challenge went out.
 #[derive(Debug)]
 pub struct AwaitQuote {
     config: Arc<ServerConfig>,
+    telemetry: Telemetry,
+    waiting: Waiting,
     id: AgentId,
     bank: HashAlgorithm,
+    /// What the TPM has to quote.
     nonce: Nonce,
+    /// What the node was asked to send besides; `None` for a node of version 1.
+    wanted: Option<Wanted>,
 }
 
 /// What Keylime answered about a host while the node made its quote; not judged yet.
 #[derive(Debug)]
 pub struct Records {
-    verifier: Result<VerifierAgent, Refusal>,
-    registrar: Result<RegistrarAgent, Refusal>,
+    verifier: Result<Vouched, Refusal>,
+    /// `None` where nothing of it is needed.
+    registrar: Option<Result<RegistrarAgent, Refusal>>,
 }
 
 /// The outcome: who the node is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// `spiffe://<trust domain>/spire/agent/keylime/<agent id>`.
+    /// `spiffe://<trust domain>/spire/agent/<segment>/<agent id>`.
     pub spiffe_id: SpiffeId,
+    /// The selectors.
+    pub selectors: Selectors,
 }
 
 impl AwaitPayload {
     /// Starts an attestation under one snapshot of the configuration.
     #[must_use]
-    pub fn new(config: Arc<ServerConfig>) -> Self {
-        Self { config }
+    pub fn new(config: Arc<ServerConfig>, telemetry: Telemetry, waiting: Waiting) -> Self {
+        Self { config, telemetry, waiting }
     }
 
     /// Takes the attestation payload, and gives the challenge to send, as JSON.
@@ -60,12 +76,18 @@ impl AwaitPayload {
     /// # Errors
     /// [`Refusal::Malformed`], [`Refusal::AgentId`], [`Refusal::HashAlgorithm`], [`Refusal::Random`].
     pub fn payload(self, bytes: &[u8]) -> Result<(Vec<u8>, AwaitQuote), Refusal> {
+        let Self { config, telemetry, waiting } = self;
         let payload = Payload::from_json(bytes)?;
         let id: AgentId = payload.agent_id.parse().map_err(Refusal::AgentId)?;
         let bank = policy::allowed_bank(&payload.hash_alg)?;
-        let nonce = fresh_nonce()?;
-        let challenge = Challenge { nonce: nonce.as_str().to_owned() }.to_json();
-        Ok((challenge, AwaitQuote { config: self.config, id, bank, nonce }))
+        let ours = fresh_nonce()?;
+        let wanted = payload.agent_nonce.as_ref().map(|_| config.selection.wanted());
+        let challenge = Challenge { nonce: ours.as_str().to_owned(), wanted }.to_json();
+        let nonce = match &payload.agent_nonce {
+            None => ours,
+            Some(theirs) => nonce::bound(config.trust_domain.as_str(), id.as_str(), &ours, theirs),
+        };
+        Ok((challenge, AwaitQuote { config, telemetry, waiting, id, bank, nonce, wanted }))
     }
 }
 
@@ -79,11 +101,7 @@ impl AwaitQuote {
     /// Asks the verifier and the registrar for the host, both at once. Meant to run while the node
     /// makes its quote.
     pub async fn records(&self) -> Records {
-        let (verifier, registrar) = tokio::join!(self.ask_verifier(), self.config.registrar.agent(&self.id));
-        let registrar = registrar.map_err(|source| match source {
-            source if source.is_not_found() => Refusal::NotRegistered,
-            source => Refusal::Neighbour { neighbour: Neighbour::Registrar, source },
-        });
+        let (verifier, registrar) = tokio::join!(self.ask_verifier(), self.ask_registrar());
         Records { verifier, registrar }
     }
 
@@ -96,28 +114,124 @@ impl AwaitQuote {
     /// # Errors
     /// Any [`Refusal`] but those of the first message.
     pub async fn quote(self, records: Records, bytes: &[u8]) -> Result<Identity, Refusal> {
-        let response = ChallengeResponse::from_json(bytes)?;
+        let boot_log_wanted = self.wanted.is_some_and(|wanted| wanted.boot_log);
+        let response = ChallengeResponse::from_json(bytes, boot_log_wanted)?;
         let quote: QuoteString = response.quote.parse()?;
-        let registrar = records.registrar?;
-        let ak = policy::registered_ak(&self.id, &registrar.aik_tpm, registrar.ek_tpm.as_deref())?;
-        verify_quote(&quote, &ak, self.nonce.as_bytes(), self.bank)?;
-        let before = records.verifier?;
-        let now = self.ask_verifier().await?;
-        if now.attestation_count < before.attestation_count {
+        let registrar = records.registrar.transpose()?;
+        let verified = match &registrar {
+            Some(registrar) => Some(self.verify(&quote, registrar, response.node_key.as_deref())?),
+            // Nobody but the verifier looks at the quote, so it does before its verdict is told.
+            None => {
+                self.check_by_verifier(records.verifier.as_ref(), &quote).await?;
+                None
+            }
+        };
+        let before = self.vouched(records.verifier?).await?;
+        let now = match self.config.quote_verification {
+            QuoteVerification::Both => {
+                let (checked, now) =
+                    tokio::join!(self.check_by_verifier(Ok(&before), &quote), self.ask_verifier_again(&before));
+                checked?;
+                now?
+            }
+            QuoteVerification::Local | QuoteVerification::InsecureVerifierOnly => {
+                self.ask_verifier_again(&before).await?
+            }
+        };
+        policy::check_verifier(&now, self.bank)?;
+        if now.record.attestation_count < before.record.attestation_count {
             // Deleted and enrolled again meanwhile: the registrar's AK may be another's by now. (A count that has
             // caught up hides it; what then holds is that the verifier has accepted quotes of the new enrolment.)
             return Err(Refusal::EnrolledAgain);
         }
-        let segments = ["spire", "agent", "keylime", self.id.as_str()];
-        let spiffe_id = SpiffeId::from_segments(&self.config.trust_domain, &segments)
-            .expect("an agent id is a legal path segment, and far below the limit of an id's length");
-        Ok(Identity { spiffe_id })
+        let evidence = Evidence {
+            id: &self.id,
+            registrar: registrar.as_ref(),
+            pcrs: verified.as_ref().map(|verified| &verified.pcrs),
+            boot_log: response.boot_log.as_deref(),
+            verifier: &now.record,
+            now: SystemTime::now(),
+        };
+        let selectors = Selectors::of(&self.config.selection, &evidence);
+        let spiffe_id = self
+            .config
+            .spiffe_id(self.id.as_str())
+            .expect("an agent id is a legal path segment, and the configured one was checked with the longest");
+        Ok(Identity { spiffe_id, selectors })
     }
 
-    async fn ask_verifier(&self) -> Result<VerifierAgent, Refusal> {
-        let record = self.config.verifier.agent(&self.id).await.map_err(not_enrolled_or_down)?;
-        policy::check_verifier(&record, self.config.maximum_attestation_interval, self.bank)?;
-        Ok(record)
+    /// Verifies the quote with the registrar's AK.
+    fn verify(
+        &self,
+        quote: &QuoteString,
+        registrar: &RegistrarAgent,
+        node_key: Option<&str>,
+    ) -> Result<VerifiedQuote, Refusal> {
+        let ak = policy::registered_ak(&self.id, &registrar.aik_tpm, registrar.ek_tpm.as_deref())?;
+        let verified = verify_quote(quote, &ak, self.nonce.as_bytes(), self.bank)?;
+        if let Some(node_key) = node_key
+            && verify::node_key_matches(&verified.pcrs, node_key) != Some(true)
+        {
+            return Err(Refusal::NodeKey);
+        }
+        Ok(verified)
+    }
+
+    /// Has the verifier that knows the host check the quote too.
+    async fn check_by_verifier(&self, vouched: Result<&Vouched, &Refusal>, quote: &QuoteString) -> Result<(), Refusal> {
+        // Without a record there is nobody to ask, and the missing record is the refusal.
+        let Ok(vouched) = vouched else { return Ok(()) };
+        let verifiers = &self.config.verifiers;
+        let check = verifiers.verify_identity(vouched, self.bank, &self.nonce, quote);
+        match self.telemetry.measured(Hop::VerifyIdentity, check).await.map_err(not_enrolled_or_down)? {
+            IdentityCheck::Valid => Ok(()),
+            IdentityCheck::Invalid { reason } => Err(Refusal::QuoteAtVerifier { reason }),
+        }
+    }
+
+    /// Holds the verifier's answer to "verified, recently, and still"; a host that is merely not verified yet may be
+    /// waited for. Only a host whose quote was verified gets here.
+    async fn vouched(&self, first: Vouched) -> Result<Vouched, Refusal> {
+        let deadline = Instant::now() + self.config.wait_for_verification;
+        let mut answer = Ok(first);
+        let mut place = None;
+        loop {
+            let refusal = match answer {
+                Ok(vouched) => match policy::check_verifier(&vouched, self.bank) {
+                    Ok(()) => return Ok(vouched),
+                    Err(refusal) => refusal,
+                },
+                Err(refusal) => refusal,
+            };
+            let _waits = place.get_or_insert_with(|| self.waiting.place());
+            let pause = self.waiting.pause();
+            if !refusal.may_pass_by_waiting() || Instant::now() + pause > deadline {
+                return Err(refusal);
+            }
+            tokio::time::sleep(pause).await;
+            answer = self.ask_verifier().await;
+        }
+    }
+
+    async fn ask_verifier(&self) -> Result<Vouched, Refusal> {
+        let asked = self.config.verifiers.ask(&self.id, self.config.maximum_attestation_interval);
+        self.telemetry.measured(Hop::Verifier, asked).await.map_err(not_enrolled_or_down)
+    }
+
+    async fn ask_verifier_again(&self, before: &Vouched) -> Result<Vouched, Refusal> {
+        let asked = self.config.verifiers.ask_again(before, self.config.maximum_attestation_interval);
+        self.telemetry.measured(Hop::Verifier, asked).await.map_err(not_enrolled_or_down)
+    }
+
+    async fn ask_registrar(&self) -> Option<Result<RegistrarAgent, Refusal>> {
+        if self.config.quote_verification == QuoteVerification::InsecureVerifierOnly {
+            return None;
+        }
+        let asked = self.telemetry.measured(Hop::Registrar, self.config.registrars.agent(&self.id)).await;
+        Some(asked.map_err(|source| match source {
+            source if source.is_not_found() => Refusal::NotRegistered,
+            source => Refusal::Neighbour { neighbour: Neighbour::Registrar, source },
+        }))
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use keylime_api::verdict::Verdict;
+use keylime_api::verdict::{NotYetReason, Verdict};
 use keylime_api::{ClientError, InvalidAgentId};
 use tonic::{Code, Status};
 use tpm_wire::payload::PayloadError;
@@ -71,6 +71,15 @@ pub enum Refusal {
     /// The quote does not prove what it has to.
     #[error("the node's quote was refused: {0}")]
     Quote(#[from] VerifyError),
+    /// The node key that came along is not the one in PCR 16 of the quote.
+    #[error("the node's quote was refused: PCR 16 does not stand for the node key sent along")]
+    NodeKey,
+    /// The verifier's own check of the quote failed.
+    #[error("the node's quote was refused by the verifier: {reason}")]
+    QuoteAtVerifier {
+        /// The verifier's reason, cleaned and bounded.
+        reason: String,
+    },
 
     // Keylime does not vouch for the host (now).
     /// The verifier does not know the id.
@@ -124,6 +133,12 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// More attestations at once from one address than are taken.
+    #[error("{limit} attestations from this address are under way, no more are taken from it")]
+    SourceBusy {
+        /// The limit.
+        limit: usize,
+    },
     /// The operating system gave no random bytes.
     #[error("no random numbers could be had from the operating system")]
     Random,
@@ -142,20 +157,20 @@ impl Refusal {
             | Self::AgentId(_)
             | Self::HashAlgorithm
             | Self::OutOfTurn { .. }
-            | Self::QuoteForm(_)
-            | Self::Quote(
-                VerifyError::SignatureMalformed(_) | VerifyError::AttestMalformed(_) | VerifyError::PcrsMalformed(_),
-            ) => Code::InvalidArgument,
-            Self::Quote(_) | Self::NotVouchedFor(Verdict::Failed { .. }) | Self::Registration { .. } => {
-                Code::PermissionDenied
-            }
+            | Self::QuoteForm(_) => Code::InvalidArgument,
+            Self::Quote(error) if is_malformed(error) => Code::InvalidArgument,
+            Self::Quote(_)
+            | Self::NodeKey
+            | Self::QuoteAtVerifier { .. }
+            | Self::NotVouchedFor(Verdict::Failed { .. })
+            | Self::Registration { .. } => Code::PermissionDenied,
             Self::NotEnrolled | Self::NotVouchedFor(_) | Self::EnrolledAgain => Code::FailedPrecondition,
             // Enrolled, but unknown to the registrar: so it looks while the host registers again.
             Self::NotRegistered => Code::Unavailable,
             Self::Neighbour { source, .. } if source.is_timeout() => Code::DeadlineExceeded,
             Self::Neighbour { .. } => Code::Unavailable,
             Self::NoPayload { .. } | Self::NodeTooSlow { .. } => Code::DeadlineExceeded,
-            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::SourceBusy { .. } => Code::ResourceExhausted,
             Self::Random | Self::Panicked => Code::Internal,
         }
     }
@@ -168,11 +183,9 @@ impl Refusal {
             Self::AgentId(_) => "the Keylime agent id is not valid",
             Self::HashAlgorithm => "the hash algorithm is not allowed for this host",
             Self::OutOfTurn { .. } => "attestation message out of turn",
-            Self::QuoteForm(_)
-            | Self::Quote(
-                VerifyError::SignatureMalformed(_) | VerifyError::AttestMalformed(_) | VerifyError::PcrsMalformed(_),
-            ) => "the TPM quote is malformed",
-            Self::Quote(_) => "the TPM quote was refused",
+            Self::QuoteForm(_) => "the TPM quote is malformed",
+            Self::Quote(error) if is_malformed(error) => "the TPM quote is malformed",
+            Self::Quote(_) | Self::NodeKey | Self::QuoteAtVerifier { .. } => "the TPM quote was refused",
             Self::NotEnrolled => "the host is not known to the Keylime verifier",
             Self::NotRegistered => "the host is not known to the Keylime registrar",
             Self::NotVouchedFor(Verdict::Failed { .. }) => "the host failed its verification by Keylime",
@@ -190,7 +203,22 @@ impl Refusal {
             Self::NoPayload { .. } => "no attestation payload came in time",
             Self::NodeTooSlow { .. } => "the node sent no TPM quote in time",
             Self::Busy { .. } => "too many attestations are under way",
+            Self::SourceBusy { .. } => "too many attestations from this address are under way",
             Self::Random | Self::Panicked => "internal error",
+        }
+    }
+
+    /// Whether the verifier may answer otherwise within seconds, without anybody's doing: the host is enrolled and its
+    /// first round, or the first after a restart, is not over; or the verifier itself is restarting.
+    #[must_use]
+    pub fn may_pass_by_waiting(&self) -> bool {
+        match self {
+            Self::NotVouchedFor(Verdict::Stale { .. }) => true,
+            Self::NotVouchedFor(Verdict::NotYet { reason }) => {
+                matches!(reason, NotYetReason::State(_) | NotYetReason::NeverAttested)
+            }
+            Self::Neighbour { source, .. } => source.is_transient(),
+            _ => false,
         }
     }
 
@@ -201,10 +229,17 @@ impl Refusal {
     }
 }
 
+/// The parts of the quote are no TPM structures, as opposed to structures that prove something else.
+fn is_malformed(error: &VerifyError) -> bool {
+    matches!(
+        error,
+        VerifyError::SignatureMalformed(_) | VerifyError::AttestMalformed(_) | VerifyError::PcrsMalformed(_)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use keylime_api::state::OperationalState;
-    use keylime_api::verdict::NotYetReason;
     use tpm_wire::error::DecodeError;
 
     use super::*;
@@ -257,6 +292,12 @@ mod tests {
             ),
             (Refusal::TooLong, Code::InvalidArgument, "malformed attestation message"),
             (Refusal::Quote(VerifyError::NonceMismatch), Code::PermissionDenied, "the TPM quote was refused"),
+            (Refusal::NodeKey, Code::PermissionDenied, "the TPM quote was refused"),
+            (
+                Refusal::QuoteAtVerifier { reason: "nonce".to_owned() },
+                Code::PermissionDenied,
+                "the TPM quote was refused",
+            ),
             (Refusal::NotEnrolled, Code::FailedPrecondition, "the host is not known to the Keylime verifier"),
             (Refusal::NotRegistered, Code::Unavailable, "the host is not known to the Keylime registrar"),
             (Refusal::NotVouchedFor(failed), Code::PermissionDenied, "the host failed its verification by Keylime"),
@@ -283,12 +324,37 @@ mod tests {
             (Refusal::NoPayload { limit }, Code::DeadlineExceeded, "no attestation payload came in time"),
             (Refusal::NodeTooSlow { limit }, Code::DeadlineExceeded, "the node sent no TPM quote in time"),
             (Refusal::Busy { limit: 512 }, Code::ResourceExhausted, "too many attestations are under way"),
+            (
+                Refusal::SourceBusy { limit: 256 },
+                Code::ResourceExhausted,
+                "too many attestations from this address are under way",
+            ),
             (Refusal::Random, Code::Internal, "internal error"),
             (Refusal::Panicked, Code::Internal, "internal error"),
         ];
         for (refusal, code, text) in rows {
             let status = refusal.status(AttemptId::new(0xab));
             assert_eq!((status.code(), status.message()), (code, &*format!("{text} (attempt 000000ab)")), "{refusal}");
+        }
+    }
+    #[test]
+    fn only_what_passes_by_itself_is_waited_for() {
+        let not_yet = |reason| Refusal::NotVouchedFor(Verdict::NotYet { reason });
+        let stale = Verdict::Stale { age: Duration::from_secs(60), limit: Duration::from_secs(10) };
+        let failed = Verdict::Failed { state: OperationalState::Failed, event_id: None };
+        for (refusal, waits) in [
+            (not_yet(NotYetReason::State(OperationalState::Start)), true),
+            (not_yet(NotYetReason::NeverAttested), true),
+            (Refusal::NotVouchedFor(stale), true),
+            (timeout(Neighbour::Verifier), true),
+            (not_yet(NotYetReason::PushModel), false),
+            (not_yet(NotYetReason::ClockAhead { ahead: Duration::from_secs(9) }), false),
+            (Refusal::NotVouchedFor(failed), false),
+            (Refusal::NotEnrolled, false),
+            (Refusal::HashAlgorithm, false),
+            (broken(Neighbour::Verifier), false),
+        ] {
+            assert_eq!(refusal.may_pass_by_waiting(), waits, "{refusal}");
         }
     }
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the verifier and the registrar have to say before a host is let in.
 
-use std::time::Duration;
-
 use keylime_api::AgentId;
+use keylime_api::pool::Vouched;
 use keylime_api::verdict::Verdict;
-use keylime_api::verifier::VerifierAgent;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::public::{AkPublic, Public};
 
@@ -26,24 +24,20 @@ pub fn allowed_bank(name: &str) -> Result<HashAlgorithm, Refusal> {
     name.parse::<HashAlgorithm>().ok().filter(|bank| ALLOWED_BANKS.contains(bank)).ok_or(Refusal::HashAlgorithm)
 }
 
-/// Holds the verifier's record of a host to "verified, recently, and still".
+/// Holds the verifier's answer about a host to "verified, recently, and still".
 ///
-/// Proves: this verifier accepted a quote of the host at most `maximum_age` before it answered,
-/// by its own clock. Does not prove which policy that quote was held to.
+/// Proves: this verifier accepted a quote of the host at most as long before it answered as the
+/// configuration allows, by its own clock. Does not prove which policy that quote was held to.
 ///
 /// # Errors
 /// [`Refusal::NotVouchedFor`];
 /// [`Refusal::HashAlgorithm`] where the node claims another bank than its own quotes use.
-pub fn check_verifier(
-    record: &VerifierAgent,
-    maximum_age: Option<Duration>,
-    bank: HashAlgorithm,
-) -> Result<(), Refusal> {
-    match record.verdict(maximum_age) {
+pub fn check_verifier(answer: &Vouched, bank: HashAlgorithm) -> Result<(), Refusal> {
+    match &answer.verdict {
         Verdict::Verified => {}
-        verdict => return Err(Refusal::NotVouchedFor(verdict)),
+        verdict => return Err(Refusal::NotVouchedFor(verdict.clone())),
     }
-    if record.hash_alg.is_some_and(|seen| seen != bank) {
+    if answer.record.hash_alg.is_some_and(|seen| seen != bank) {
         return Err(Refusal::HashAlgorithm);
     }
     Ok(())

@@ -2,47 +2,92 @@
 //! SPIRE server's `NodeAttestor` service: carries messages between the stream and
 //! [`crate::attestation`], bounds them in time and number, and logs each outcome once.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use spire_plugin::ConfigStore;
 use spire_plugin::exchange::{self, Answers, Exchange};
+use spire_plugin::metrics::Metrics;
+use spire_plugin::{ConfigStore, SpiffeId};
 use spire_proto::server_nodeattestor::attest_request::Request as Said;
 use spire_proto::server_nodeattestor::attest_response::Response as Answer;
 use spire_proto::server_nodeattestor::node_attestor_server::NodeAttestor;
 use spire_proto::server_nodeattestor::{AgentAttributes, AttestRequest, AttestResponse};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::field::Empty;
 use tracing::{Span, info, info_span, warn};
 
 use crate::attestation::{AwaitPayload, Identity};
 use crate::config::ServerConfig;
 use crate::error::{AttemptId, Refusal};
+use crate::sources::{Guest, Sources};
+use crate::telemetry::{Hop, Telemetry};
+use crate::waiting::Waiting;
 
-/// How long a node may take for its quote: a TPM needs well under a second, a busy host's queue
-/// and a slow line some more.
-const QUOTE_LIMIT: Duration = Duration::from_secs(20);
+/// Bounds of attestations in time and number.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long SPIRE may take for the payload, which it has when it calls.
+    pub payload: Duration,
+    /// How long a node may take for its quote: a TPM needs well under a second, a busy host's queue
+    /// and a slow line some more.
+    pub quote: Duration,
+    /// Attestations under way at once. SPIRE sets no bound of its own.
+    pub attestations: usize,
+}
 
-/// How long SPIRE may take for the payload, which it has when it calls.
-const PAYLOAD_LIMIT: Duration = Duration::from_secs(5);
-
-/// Attestations under way at once. SPIRE sets no bound of its own.
-const MAX_ATTESTATIONS: usize = 512;
+impl Default for Limits {
+    fn default() -> Self {
+        Self { payload: Duration::from_secs(5), quote: Duration::from_secs(20), attestations: 512 }
+    }
+}
 
 /// The service; clones share configuration and bounds.
 #[derive(Clone, Debug)]
 pub struct ServerAttestor {
     config: ConfigStore<ServerConfig>,
+    telemetry: Telemetry,
+    limits: Limits,
     slots: Arc<Semaphore>,
+    sources: Sources,
+    waiting: Waiting,
 }
 
 impl ServerAttestor {
     /// A service that attests under whatever `config` holds when an attestation starts.
     #[must_use]
-    pub fn new(config: ConfigStore<ServerConfig>) -> Self {
-        Self { config, slots: Arc::new(Semaphore::new(MAX_ATTESTATIONS)) }
+    pub fn new(config: ConfigStore<ServerConfig>, metrics: Metrics, limits: Limits) -> Self {
+        Self {
+            config,
+            telemetry: Telemetry::new(metrics),
+            limits,
+            slots: Arc::new(Semaphore::new(limits.attestations)),
+            sources: Sources::default(),
+            waiting: Waiting::default(),
+        }
     }
+
+    /// A place for one attestation more, from `source` if SPIRE tells it.
+    fn enter(&self, source: Option<IpAddr>, per_source: usize) -> Result<Slot, Refusal> {
+        let limit = self.limits.attestations;
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Refusal::Busy { limit })?;
+        let guest = match source {
+            None => None,
+            Some(address) => {
+                Some(self.sources.enter(address, per_source).ok_or(Refusal::SourceBusy { limit: per_source })?)
+            }
+        };
+        self.telemetry.under_way(limit - self.slots.available_permits());
+        Ok(Slot { _slot: slot, _guest: guest })
+    }
+}
+
+/// The place of one attestation, until it ends.
+struct Slot {
+    _slot: OwnedSemaphorePermit,
+    _guest: Option<Guest>,
 }
 
 #[tonic::async_trait]
@@ -52,25 +97,41 @@ impl NodeAttestor for ServerAttestor {
     async fn attest(&self, request: Request<Streaming<AttestRequest>>) -> Result<Response<Self::AttestStream>, Status> {
         let config = self.config.snapshot()?;
         let attempt = attempt_id();
-        let span = info_span!("attestation", attempt = %attempt, agent = tracing::field::Empty);
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            let refusal = Refusal::Busy { limit: MAX_ATTESTATIONS };
-            span.in_scope(|| warn!(error = %refusal, "Node attestation refused"));
-            return Err(refusal.status(attempt));
-        };
+        let source = exchange::source(request.metadata());
+        let span = info_span!("attestation", attempt = %attempt, agent = Empty, source = Empty);
+        if let Some(source) = source {
+            span.record("source", tracing::field::display(source));
+        }
+        let telemetry = self.telemetry.clone();
+        let slot = self.enter(source, config.maximum_attestations_per_source).map_err(|refusal| {
+            telemetry.ended(refusal.code());
+            span.in_scope(|| warn!(error = %refusal, code = ?refusal.code(), "Node attestation refused"));
+            refusal.status(attempt)
+        })?;
         let on_panic = Refusal::Panicked.status(attempt);
+        let (limits, waiting) = (self.limits, self.waiting.clone());
         Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
             let _slot = slot;
-            match attest(config, &mut exchange).await {
-                Ok(identity) => {
-                    info!(spiffe_id = %identity.spiffe_id, "Node attested");
-                    exchange.send(attributes(identity)).await
+            let start = AwaitPayload::new(config, telemetry.clone(), waiting);
+            let attestation = attest(start, &telemetry, limits, &mut exchange);
+            match telemetry.measured(Hop::Attestation, attestation).await {
+                Ok(Identity { spiffe_id, selectors }) => {
+                    telemetry.ended(Code::Ok);
+                    if !selectors.left_out.is_empty() {
+                        warn!(left_out = selectors.left_out.join("; "), "Some selectors could not be made");
+                    }
+                    info!(%spiffe_id, selectors = selectors.values.len(), "Node attested");
+                    exchange.send(attributes(&spiffe_id, selectors.values)).await
                 }
                 Err(End::Refused(refusal)) => {
+                    telemetry.ended(refusal.code());
                     warn!(error = %refusal, code = ?refusal.code(), "Node attestation refused");
                     Err(refusal.status(attempt))
                 }
-                Err(End::Stream(status)) => Err(status),
+                Err(End::Stream(status)) => {
+                    telemetry.ended(status.code());
+                    Err(status)
+                }
             }
         }))
     }
@@ -91,29 +152,31 @@ impl<R: Into<Refusal>> From<R> for End {
 }
 
 async fn attest(
-    config: Arc<ServerConfig>,
+    start: AwaitPayload,
+    telemetry: &Telemetry,
+    limits: Limits,
     exchange: &mut Exchange<AttestRequest, AttestResponse>,
 ) -> Result<Identity, End> {
-    let payload = match tokio::time::timeout(PAYLOAD_LIMIT, receive(exchange)).await {
+    let payload = match tokio::time::timeout(limits.payload, receive(exchange)).await {
         Ok(Ok(Said::Payload(payload))) => payload,
         Ok(Ok(Said::ChallengeResponse(_))) => {
             return Err(Refusal::OutOfTurn { expected: "attestation payload" }.into());
         }
         Ok(Err(end)) => return Err(end),
-        Err(_) => return Err(Refusal::NoPayload { limit: PAYLOAD_LIMIT }.into()),
+        Err(_) => return Err(Refusal::NoPayload { limit: limits.payload }.into()),
     };
-    let (challenge, waiting) = AwaitPayload::new(config).payload(&payload)?;
+    let (challenge, waiting) = start.payload(&payload)?;
     Span::current().record("agent", tracing::field::display(waiting.id()));
     exchange.send(message(Answer::Challenge(challenge))).await.map_err(End::Stream)?;
 
-    let quote = async {
-        match tokio::time::timeout(QUOTE_LIMIT, receive(exchange)).await {
-            Err(_) => Err(Refusal::NodeTooSlow { limit: QUOTE_LIMIT }.into()),
+    let quote = telemetry.measured(Hop::Node, async {
+        match tokio::time::timeout(limits.quote, receive(exchange)).await {
+            Err(_) => Err(Refusal::NodeTooSlow { limit: limits.quote }.into()),
             Ok(Ok(Said::ChallengeResponse(quote))) => Ok(quote),
             Ok(Ok(Said::Payload(_))) => Err(Refusal::OutOfTurn { expected: "challenge response" }.into()),
             Ok(Err(end)) => Err(end),
         }
-    };
+    });
     // Both to their end, also where Keylime refuses at once: SPIRE passes a status on only while it listens, and until
     // the node has answered the challenge it does not (it would report that the plugin closed the stream).
     let (records, quote) = tokio::join!(waiting.records(), quote);
@@ -135,10 +198,10 @@ fn message(answer: Answer) -> AttestResponse {
     AttestResponse { response: Some(answer) }
 }
 
-fn attributes(identity: Identity) -> AttestResponse {
+fn attributes(spiffe_id: &SpiffeId, selector_values: Vec<String>) -> AttestResponse {
     message(Answer::AgentAttributes(AgentAttributes {
-        spiffe_id: identity.spiffe_id.to_string(),
-        selector_values: Vec::new(),
+        spiffe_id: spiffe_id.to_string(),
+        selector_values,
         // Each attestation is a fresh TPM quote, so SPIRE may, and shall, ask again.
         can_reattest: true,
     }))

@@ -49,6 +49,14 @@ impl HostPort {
         Ok(Self { host: parse_host(host)?, port })
     }
 
+    /// The host as text, an IPv6 address without brackets.
+    pub fn host(&self) -> String {
+        match &self.host {
+            Host::Name(name) => name.clone(),
+            Host::Address(address) => address.to_string(),
+        }
+    }
+
     /// True for a loopback address and the name `localhost`, which no other host answers for.
     pub fn is_loopback(&self) -> bool {
         match &self.host {

@@ -16,7 +16,6 @@ use crate::version::{ApiVersion, SUPPORTED};
 /// What counts of the registrar's record of an activated agent: EK and AK were proven to sit in one
 /// TPM. The EK's certificate was not checked by the registrar.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct RegistrarAgent {
     /// The AK as TPM2B_PUBLIC.
     pub aik_tpm: Vec<u8>,

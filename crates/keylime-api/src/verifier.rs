@@ -31,7 +31,6 @@ const VERIFY_IDENTITY_SINCE: ApiVersion = ApiVersion::new(2, 2);
 
 /// What counts of a verifier's record of an agent, with the time of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct VerifierAgent {
     /// Where the agent stands.
     pub state: AgentState,

@@ -57,6 +57,45 @@ fn each_problem_names_its_option() {
             "maximum_attestation_interval = \"0s\"",
             "`maximum_attestation_interval`: found `0s`, allowed is a time from `1s` to `24h`, for example `1m30s`",
         ),
+        ("quote_verification = \"verifier\"", "`quote_verification`: found `verifier`, allowed is `both` or `local`"),
+        (
+            "quote_verification = \"local\"\ninsecure_verifier_only_quote_verification = true",
+            "`insecure_verifier_only_quote_verification` and `quote_verification` exclude each other: remove one of the two",
+        ),
+        (
+            "insecure_verifier_only_quote_verification = true\nselectors = [\"ek_hash\"]",
+            "`selectors`: with `insecure_verifier_only_quote_verification` only `agent_id` and `policy` can be had, because nothing else is verified",
+        ),
+        (
+            "wait_for_verification = \"1h\"",
+            "`wait_for_verification`: found `1h`, allowed is a time from `0s` to `5m`, for example `1m30s`",
+        ),
+        (
+            "maximum_attestations_per_source = 0",
+            "`maximum_attestations_per_source`: found `0`, allowed is a whole number from 1 to 512",
+        ),
+        ("keylime_verifiers = [\"a:1\", \"a:1\"]", "`keylime_verifiers`: a:1 is given twice"),
+        (
+            "keylime_registrars = [\"a\"]",
+            "`keylime_registrars`: \"a\" has no port: expected host:port, or [address]:port for IPv6",
+        ),
+        ("keylime_registrars = []", "`keylime_registrars`: found 0 servers, allowed are 1 to 8"),
+        (
+            "keylime_verifiers = [\"a:1\"]\nkeylime_verifier_port = 8881",
+            "`keylime_verifier_port` and `keylime_verifiers` exclude each other: name every server in the list, as host:port",
+        ),
+        ("selectors = [\"pcr\"]", "`selectors`: `pcr` needs `selector_pcrs`: set it, or remove `pcr`"),
+        ("selector_pcrs = [7]", "`selector_pcrs` needs `pcr` in `selectors`: add it, or remove `selector_pcrs`"),
+        (
+            "selectors = [\"pcr\"]\nselector_pcrs = [10]",
+            "`selector_pcrs`: PCR 10 cannot be a selector: every file that is measured changes it",
+        ),
+        (
+            "selectors = [\"pcr\"]\nselector_pcrs = [16]",
+            "`selector_pcrs`: PCR 16 cannot be a selector: each quote sets it",
+        ),
+        ("selectors = [\"tpm\"]", "`selectors`: `tpm` needs `ek_ca_path`: set it, or remove `tpm`"),
+        ("spiffe_id_segment = \"a/b\"", "`spiffe_id_segment`: "),
         (
             "maximum_attestation_interval = 10",
             "`maximum_attestation_interval`: found `10`, allowed is a time from `1s` to `24h`, for example `1m30s`",
@@ -64,7 +103,8 @@ fn each_problem_names_its_option() {
     ] {
         let (config, problems) = build(&format!("{tls}{text}"));
         assert!(config.is_none() || !problems.is_empty(), "{text}");
-        assert_eq!(problems, [expected], "{text}");
+        let [problem] = &problems[..] else { panic!("{text}: {problems:?}") };
+        assert!(problem == expected || expected.ends_with(": ") && problem.starts_with(expected), "{text}: {problem}");
     }
 }
 
@@ -80,4 +120,52 @@ fn without_files_nothing_is_built() {
     assert!(ca.starts_with("`keylime_tls_ca_cert_file`: ") && ca.contains("/nonexistent/ca.crt"), "{ca}");
     assert!(cert.starts_with("`keylime_tls_cert_file`: ") && cert.contains("/nonexistent/client.crt"), "{cert}");
     assert!(key.starts_with("`keylime_tls_key_file`: ") && key.contains("/nonexistent/client.key"), "{key}");
+}
+
+#[test]
+fn a_bad_store_of_ek_authorities_is_a_problem_of_its_option() {
+    let (_folder, tls) = files();
+    let (config, problems) = build(&format!("{tls}selectors = [\"tpm\"]\nek_ca_path = \"/nonexistent\""));
+    assert!(config.is_none());
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert!(problem.starts_with("`ek_ca_path`: ") && problem.contains("/nonexistent"), "{problem}");
+}
+
+#[test]
+fn the_files_to_watch_and_their_certificates_are_told() {
+    let (folder, tls) = files();
+    let config = build(&tls).0.unwrap();
+    assert_eq!(config.watched_files().len(), 3);
+    assert!(config.watched_files().iter().all(|file| file.starts_with(folder.path())));
+    let options: Vec<_> = config.certificates().iter().map(|certificate| certificate.option).collect();
+    assert_eq!(options, ["keylime_tls_cert_file", "keylime_tls_ca_cert_file"]);
+}
+
+#[test]
+fn the_registrar_is_looked_for_beside_the_first_verifier() {
+    let (_folder, tls) = files();
+    for (text, verifiers, registrars) in [
+        ("", ["127.0.0.1:8881"].as_slice(), ["127.0.0.1:8891"].as_slice()),
+        ("keylime_verifier_host = \"::1\"", &["[::1]:8881"], &["[::1]:8891"]),
+        ("keylime_verifiers = [\"a:1\", \"b:2\"]", &["a:1", "b:2"], &["a:8891"]),
+        ("keylime_registrars = [\"[::1]:3\", \"d:4\"]", &["127.0.0.1:8881"], &["[::1]:3", "d:4"]),
+    ] {
+        let (config, problems) = build(&format!("{tls}{text}"));
+        assert_eq!(problems, [""; 0], "{text}");
+        let config = config.unwrap();
+        assert!(config.verifiers.peers().zip(verifiers).all(|(peer, at)| peer.ends_with(at)), "{text}");
+        assert!(config.registrars.peers().zip(registrars).all(|(peer, at)| peer.ends_with(at)), "{text}");
+        assert_eq!(
+            (config.verifiers.peers().count(), config.registrars.peers().count()),
+            (verifiers.len(), registrars.len())
+        );
+    }
+}
+
+#[test]
+fn ids_lie_under_the_configured_segment() {
+    let (_folder, tls) = files();
+    let config = build(&format!("{tls}spiffe_id_segment = \"keylime-v2\"")).0.unwrap();
+    let id = config.spiffe_id("d432fbb3").unwrap();
+    assert_eq!(id.to_string(), "spiffe://tower.example/spire/agent/keylime-v2/d432fbb3");
 }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The options about selectors: which groups are made, and what they need.
+
+use std::path::{Path, PathBuf};
+
+use ek_certificate::EkTrust;
+use spire_plugin::Options;
+use tpm_wire::payload::Wanted;
+use tpm_wire::pcr::PcrMask;
+
+use super::QuoteVerification;
+
+/// A group of selectors, as `selectors` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    AgentId,
+    EkHash,
+    Tpm,
+    Pcr,
+    SecureBoot,
+    Policy,
+}
+
+const GROUPS: [(&str, Group); 6] = [
+    ("agent_id", Group::AgentId),
+    ("ek_hash", Group::EkHash),
+    ("tpm", Group::Tpm),
+    ("pcr", Group::Pcr),
+    ("secure_boot", Group::SecureBoot),
+    ("policy", Group::Policy),
+];
+
+/// The PCR whose log shows secure boot.
+const SECURE_BOOT_PCR: u8 = 7;
+
+/// Which selectors an attestation makes.
+#[derive(Debug)]
+pub struct Selection {
+    /// `agent_id:…`.
+    pub agent_id: bool,
+    /// `ek_hash:…`.
+    pub ek_hash: bool,
+    /// `tpm:…`, with the authorities that EK certificates are verified against.
+    pub tpm: Option<EkTrust>,
+    /// `pcr:…` of these PCRs.
+    pub pcrs: PcrMask,
+    /// `secure_boot:…`.
+    pub secure_boot: bool,
+    /// `policy:…`.
+    pub policy: bool,
+}
+
+impl Selection {
+    /// Reads the options; `None` after a problem.
+    pub(super) fn read(options: &mut Options, verification: QuoteVerification) -> Option<Self> {
+        let given = options.choices("selectors", &GROUPS);
+        let pcrs = options.numbers("selector_pcrs", 0..=23);
+        let ek_ca_path = options.optional_string("ek_ca_path");
+
+        let insecure = verification == QuoteVerification::InsecureVerifierOnly;
+        let groups = given.clone().unwrap_or_else(|| match insecure {
+            true => vec![Group::AgentId],
+            false => vec![Group::AgentId, Group::EkHash],
+        });
+        let has = |group| groups.contains(&group);
+        if insecure && groups.iter().any(|group| !matches!(group, Group::AgentId | Group::Policy)) {
+            options.problem(
+                "`selectors`: with `insecure_verifier_only_quote_verification` only `agent_id` and `policy` can be had, \
+                 because nothing else is verified",
+            );
+        }
+        for (option, given, group) in
+            [("selector_pcrs", pcrs.is_some(), Group::Pcr), ("ek_ca_path", ek_ca_path.is_some(), Group::Tpm)]
+        {
+            let name = GROUPS.iter().find(|(_, listed)| *listed == group).map_or("", |(name, _)| name);
+            match (given, has(group)) {
+                (true, false) => {
+                    options.problem(format!("`{option}` needs `{name}` in `selectors`: add it, or remove `{option}`"))
+                }
+                (false, true) => {
+                    options.problem(format!("`selectors`: `{name}` needs `{option}`: set it, or remove `{name}`"))
+                }
+                _ => {}
+            }
+        }
+        let pcrs = pcrs.unwrap_or_default();
+        for (pcr, why) in [(10, "every file that is measured changes it"), (16, "each quote sets it")] {
+            if pcrs.contains(&pcr) {
+                options.problem(format!("`selector_pcrs`: PCR {pcr} cannot be a selector: {why}"));
+            }
+        }
+        let tpm = ek_ca_path.filter(|_| has(Group::Tpm)).and_then(|path| match EkTrust::load(Path::new(&path)) {
+            Ok(trust) => Some(trust),
+            Err(problems) => {
+                for problem in problems {
+                    options.problem(format!("`ek_ca_path`: {problem}"));
+                }
+                None
+            }
+        });
+        options.ok().then(|| Self {
+            agent_id: has(Group::AgentId),
+            ek_hash: has(Group::EkHash),
+            tpm,
+            pcrs: pcrs.iter().fold(PcrMask::EMPTY, |mask, pcr| mask.with(*pcr as u8)),
+            secure_boot: has(Group::SecureBoot),
+            policy: has(Group::Policy),
+        })
+    }
+
+    /// What the node's quote has to come with.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        let pcrs = if self.secure_boot { self.pcrs.with(SECURE_BOOT_PCR) } else { self.pcrs };
+        Wanted { pcrs, boot_log: self.secure_boot }
+    }
+
+    /// The files that were read.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.tpm.as_ref().map(EkTrust::files).unwrap_or_default()
+    }
+}
