@@ -13,10 +13,17 @@ use crate::name;
 /// The largest accepted certificate in bytes. Real ones have 700 to 2500.
 pub(crate) const MAX_CERTIFICATE_LEN: usize = 8192;
 
+/// Most extensions of a certificate. Real ones have five to ten.
+const MAX_EXTENSIONS: usize = 32;
+
 const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 35];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+const CERTIFICATE_POLICIES: &[u8] = &[0x55, 0x1d, 32];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
+const INHIBIT_ANY_POLICY: &[u8] = &[0x55, 0x1d, 54];
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 30];
+const POLICY_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 36];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 14];
 
@@ -39,7 +46,9 @@ pub(crate) struct Certificate<'a> {
     pub(crate) not_after: SystemTime,
     /// Content of the subject's Name.
     pub(crate) subject: &'a [u8],
-    /// The public key.
+    /// Content of the SubjectPublicKeyInfo.
+    pub(crate) spki: &'a [u8],
+    /// The same, taken apart.
     pub(crate) key: Key<'a>,
     pub(crate) extensions: Extensions<'a>,
 }
@@ -70,6 +79,12 @@ pub(crate) struct Extensions<'a> {
     pub(crate) key_id: Option<&'a [u8]>,
     /// authorityKeyIdentifier: keyIdentifier.
     pub(crate) issuer_key_id: Option<&'a [u8]>,
+    /// The object identifier of a critical extension that is not known here.
+    pub(crate) unknown_critical: Option<&'a [u8]>,
+    /// The object identifier of an extension that restricts what a CA may issue, or under which policies.
+    pub(crate) constraint: Option<&'a [u8]>,
+    /// Object identifiers seen.
+    seen: Vec<&'a [u8]>,
 }
 
 /// keyUsage bits within the first byte.
@@ -90,17 +105,20 @@ impl<'a> Certificate<'a> {
         outer.finish("Certificate")?;
 
         let mut fields = tbs.reader();
-        // Certificates of version 1 lack it, and so the extensions too.
+        // Certificates of version 1 lack it, and the extensions too, so they are never those of a CA.
         fields.optional(0xa0, "version")?;
         fields.expect(INTEGER, "serialNumber")?;
-        fields.expect(SEQUENCE, "signature")?;
+        if fields.expect(SEQUENCE, "signature")?.content != algorithm {
+            return Err(Malformed { what: "signature" });
+        }
         let issuer = fields.expect(SEQUENCE, "issuer")?.content;
         let mut validity = fields.expect(SEQUENCE, "validity")?.reader();
         let not_before = time(&mut validity)?;
         let not_after = time(&mut validity)?;
         validity.finish("validity")?;
         let subject = fields.expect(SEQUENCE, "subject")?.content;
-        let key = Key::from_spki(fields.expect(SEQUENCE, "subjectPublicKeyInfo")?.content)?;
+        let spki = fields.expect(SEQUENCE, "subjectPublicKeyInfo")?.content;
+        let key = Key::from_spki(spki)?;
         fields.optional(0xa1, "issuerUniqueID")?;
         fields.optional(0xa2, "subjectUniqueID")?;
         let mut extensions = Extensions::default();
@@ -122,6 +140,7 @@ impl<'a> Certificate<'a> {
             not_before,
             not_after,
             subject,
+            spki,
             key,
             extensions,
         })
@@ -176,11 +195,16 @@ impl<'a> Extensions<'a> {
     fn add(&mut self, list: &mut Reader<'a>) -> Result<(), Malformed> {
         let mut extension = list.expect(SEQUENCE, "extension")?.reader();
         let id = extension.expect(OID, "extension")?.content;
-        if let Some(critical) = extension.optional(BOOLEAN, "extension")? {
-            boolean(critical.content, "extension")?;
-        }
+        let critical = match extension.optional(BOOLEAN, "extension")? {
+            Some(critical) => boolean(critical.content, "extension")?,
+            None => false,
+        };
         let mut value = extension.expect(OCTET_STRING, "extension")?.reader();
         extension.finish("extension")?;
+        if self.seen.contains(&id) || self.seen.len() >= MAX_EXTENSIONS {
+            return Err(Malformed { what: "extensions" });
+        }
+        self.seen.push(id);
         match id {
             BASIC_CONSTRAINTS => {
                 const WHAT: &str = "basicConstraints";
@@ -214,6 +238,11 @@ impl<'a> Extensions<'a> {
                 let mut fields = value.expect(SEQUENCE, WHAT)?.reader();
                 self.issuer_key_id = fields.optional(0x80, WHAT)?.map(|id| id.content);
             }
+            NAME_CONSTRAINTS | POLICY_CONSTRAINTS | INHIBIT_ANY_POLICY => self.constraint = Some(id),
+            // Without policyConstraints and inhibitAnyPolicy they restrict nothing (RFC 5280 "Basic Path Validation"),
+            // and STMicroelectronics marks them as critical.
+            CERTIFICATE_POLICIES => {}
+            other if critical => self.unknown_critical = Some(other),
             _ => {}
         }
         Ok(())

@@ -1,27 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The chain from an EK certificate to a trust anchor.
+//! The chain from an EK certificate to a trust anchor (RFC 5280 "Certification Path Validation").
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
 use tpm_wire::public::Public;
-use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, RequiredEkuNotFoundContext, VerifiedPath,
-};
 
-use crate::algorithm::{self, ACCEPTED};
+use crate::algorithm;
 use crate::certificate::{Certificate, MAX_CERTIFICATE_LEN};
 use crate::der::{self, OID, Reader};
 use crate::error::EkCertificateError;
-use crate::leaf::{self, EK_CERTIFICATE};
+use crate::leaf;
 use crate::model::TpmModel;
-use crate::store::EkTrust;
+use crate::store::{Ca, EkTrust};
 
-/// Longest chain that messages are made for; webpki accepts no more than six intermediates.
-const MAX_CHAIN: usize = 8;
+/// Most CA certificates of a chain. Manufacturers have two to four.
+const MAX_CAS: usize = 8;
 
-/// anyExtendedKeyUsage, 2.5.29.37.0.
-const ANY_PURPOSE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+/// Who signed a certificate, among the CAs of the store.
+#[derive(Debug)]
+pub(crate) enum Issuers {
+    /// The CAs of the issuer's name whose key verifies the signature, as positions in the store: at least one.
+    Found(Vec<usize>),
+    /// No CA has the issuer's name.
+    NoneOfThatName,
+    /// No CA of the issuer's name made the signature.
+    BadSignature,
+    /// The signature's algorithm, an object identifier, is not accepted for the keys of the CAs of that name.
+    Unsupported(String),
+}
+
+impl Issuers {
+    /// Looks for the CAs that signed a certificate; `leave_out` is its own position if it is of the store.
+    pub(crate) fn of(certificate: &Certificate<'_>, cas: &[Ca], leave_out: Option<usize>) -> Self {
+        let named = cas.iter().enumerate().filter(|(i, ca)| ca.subject == certificate.issuer && Some(*i) != leave_out);
+        let checked: Vec<_> = named
+            .map(|(i, ca)| (i, ca.key().map_or(Ok(false), |key| algorithm::is_signed_with(certificate, &key))))
+            .collect();
+        let signers: Vec<usize> = checked.iter().filter(|(_, signed)| *signed == Ok(true)).map(|(i, _)| *i).collect();
+        if checked.is_empty() {
+            Self::NoneOfThatName
+        } else if !signers.is_empty() {
+            Self::Found(signers)
+        } else if checked.iter().all(|(_, signed)| signed.is_err()) {
+            let oid = Reader::new(certificate.algorithm).expect(OID, "signatureAlgorithm");
+            Self::Unsupported(oid.map_or_else(|_| "unknown".to_owned(), |oid| der::dotted(oid.content)))
+        } else {
+            Self::BadSignature
+        }
+    }
+}
+
+/// Why there is no chain through some CA, and how many CAs there were up to it: the reason that is furthest up is the
+/// one to tell.
+type NoChain = (usize, EkCertificateError);
 
 impl EkTrust {
     /// Verifies an EK certificate and reads out of it what TPM it is for. `der` is the certificate as it is on record,
@@ -29,9 +60,9 @@ impl EkTrust {
     /// the registrar has on record.
     ///
     /// What is checked: the chain of signatures to a trust anchor, and at `now` the validity of each certificate in it,
-    /// the anchor's included; CA flags, key usages, path lengths and name constraints of the CAs; that the certificate
-    /// is no CA's, and that extended key usage and key usage, if there are any, are those of an EK; that it certifies
-    /// `ek`.
+    /// the anchor's included; CA flags, key usages and path lengths of the CAs; that the certificate is no CA's, and
+    /// that extended key usage and key usage, if there are any, are those of an EK; that it certifies `ek`. Revocation
+    /// is not checked.
     ///
     /// # Errors
     /// One [`EkCertificateError`] per check; it names the certificate at fault.
@@ -41,133 +72,104 @@ impl EkTrust {
         }
         let certificate = Certificate::from_padded(der)?;
         leaf::check_purposes(&certificate)?;
-        self.verify_chain(&certificate, now)?;
+        let name = || "the EK certificate".to_owned();
+        check_validity(certificate.not_before, certificate.not_after, now, name)?;
+        // The key before the chain: it takes no arithmetic.
         leaf::check_key(&certificate, ek)?;
+        let issuers = Issuers::of(&certificate, &self.cas, None);
+        self.climb(&issuers, name, || certificate.issuer_text(), &mut Vec::new(), now).map_err(|(_, error)| error)?;
         TpmModel::read(&certificate)
     }
 
-    fn verify_chain(&self, certificate: &Certificate<'_>, now: SystemTime) -> Result<(), EkCertificateError> {
-        let time = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO));
-        let der = CertificateDer::from(certificate.der);
-        let failed = |error: &webpki::Error| EkCertificateError::Chain { detail: error.to_string() };
-        let leaf = EndEntityCert::try_from(&der).map_err(|error| failed(&error))?;
-        let check_anchor = |path: &VerifiedPath<'_>| self.check_anchor(path, now, time);
-        leaf.verify_for_usage(ACCEPTED, &self.anchors, &self.intermediates, time, EkPurpose, None, Some(&check_anchor))
-            .map(drop)
-            .map_err(|error| self.explain(certificate, now).unwrap_or_else(|| failed(&error)))
+    /// Whether a chain, apart from dates and path lengths, leads from here to an anchor.
+    pub(crate) fn reaches_anchor(&self, ca: usize) -> bool {
+        let mut seen = Vec::new();
+        let mut next = vec![ca];
+        while let Some(position) = next.pop() {
+            let Some(ca) = self.cas.get(position).filter(|_| !seen.contains(&position)) else { continue };
+            if ca.is_anchor {
+                return true;
+            }
+            seen.push(position);
+            if let Issuers::Found(issuers) = &ca.issuers {
+                next.extend(issuers);
+            }
+        }
+        false
     }
 
-    /// What webpki leaves out of a trust anchor.
-    fn check_anchor(&self, path: &VerifiedPath<'_>, now: SystemTime, time: UnixTime) -> Result<(), webpki::Error> {
-        let position = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
-        let root = position.and_then(|position| self.roots.get(position)).ok_or(webpki::Error::UnknownIssuer)?;
-        let root = Certificate::from_der(root).map_err(|_| webpki::Error::BadDer)?;
-        let unix = |moment: SystemTime| {
-            UnixTime::since_unix_epoch(moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
+    /// Goes from a certificate, given by its issuers, up to an anchor. `path` holds the CAs below.
+    fn climb(
+        &self,
+        issuers: &Issuers,
+        certificate: impl Fn() -> String,
+        issuer: impl Fn() -> String,
+        path: &mut Vec<usize>,
+        now: SystemTime,
+    ) -> Result<(), NoChain> {
+        let found = match issuers {
+            Issuers::Found(found) => found,
+            Issuers::NoneOfThatName => {
+                let error = EkCertificateError::MissingIssuer { certificate: certificate(), issuer: issuer() };
+                return Err((path.len(), error));
+            }
+            Issuers::BadSignature => {
+                let error = EkCertificateError::BadSignature { certificate: certificate(), issuer: issuer() };
+                return Err((path.len(), error));
+            }
+            Issuers::Unsupported(algorithm) => {
+                let (certificate, algorithm) = (certificate(), algorithm.clone());
+                return Err((path.len(), EkCertificateError::UnsupportedSignature { certificate, algorithm }));
+            }
         };
-        if now < root.not_before {
-            return Err(webpki::Error::CertNotValidYet { time, not_before: unix(root.not_before) });
+        let mut worst: NoChain = (0, EkCertificateError::Endless);
+        for position in found {
+            // A way that comes back to where it was leads nowhere else.
+            if path.contains(position) || path.len() >= MAX_CAS {
+                continue;
+            }
+            match self.through(*position, path, now) {
+                Ok(()) => return Ok(()),
+                Err(reason) if reason.0 > worst.0 || worst.1 == EkCertificateError::Endless => worst = reason,
+                Err(_) => {}
+            }
         }
-        if now > root.not_after {
-            return Err(webpki::Error::CertExpired { time, not_after: unix(root.not_after) });
-        }
-        let below = path.intermediate_certificates().count();
-        if root.extensions.path_len.is_some_and(|allowed| below > usize::from(allowed)) {
-            return Err(webpki::Error::PathLenConstraintViolated);
-        }
-        Ok(())
+        Err(worst)
     }
 
-    /// Says why a chain that webpki refused cannot be built, in the operator's terms: goes up from the certificate by
-    /// names, as far as it goes. For messages only.
-    fn explain(&self, leaf: &Certificate<'_>, now: SystemTime) -> Option<EkCertificateError> {
-        let cas: Vec<(Certificate<'_>, bool)> = (self.roots.iter().map(|der| (der, true)))
-            .chain(self.intermediates.iter().map(|der| (der, false)))
-            .filter_map(|(der, anchor)| Some((Certificate::from_der(der).ok()?, anchor)))
-            .collect();
-        let mut current = leaf;
-        for depth in 0..MAX_CHAIN {
-            let certificate = || describe(current, depth);
-            if let Some(error) = validity(current, now, depth) {
-                return Some(error);
-            }
-            let named: Vec<_> = cas.iter().filter(|(ca, _)| ca.subject == current.issuer).collect();
-            if named.is_empty() {
-                let issuer = current.issuer_text();
-                return Some(EkCertificateError::MissingIssuer { certificate: certificate(), issuer });
-            }
-            let checked = |&&(ca, _): &&&(Certificate<'_>, bool)| algorithm::is_signed_with(current, &ca.key);
-            let signers: Vec<_> = named.iter().filter(|ca| checked(ca) == Ok(true)).collect();
-            // Of several with the same name and key, the one that a chain can go through.
-            let usable = signers.iter().find(|(ca, _)| validity(ca, now, depth + 1).is_none());
-            let Some((signer, is_anchor)) = usable.or(signers.first()) else {
-                if named.iter().all(|ca| checked(&ca).is_err()) {
-                    let oid = Reader::new(current.algorithm).expect(OID, "signatureAlgorithm").ok()?;
-                    let algorithm = der::dotted(oid.content);
-                    return Some(EkCertificateError::UnsupportedSignature { certificate: certificate(), algorithm });
-                }
-                let issuer = current.issuer_text();
-                return Some(EkCertificateError::BadSignature { certificate: certificate(), issuer });
-            };
-            if let Some(purposes) = &signer.extensions.extended_key_usage
-                && !purposes.contains(&EK_CERTIFICATE)
-                && !purposes.contains(&ANY_PURPOSE)
-                && !is_anchor
-            {
-                return Some(EkCertificateError::CaExtendedKeyUsage { issuer: signer.subject_text() });
-            }
-            // The CAs between the leaf and the signer.
-            if signer.extensions.path_len.is_some_and(|allowed| depth > usize::from(allowed)) {
-                return Some(EkCertificateError::PathLength { issuer: signer.subject_text() });
-            }
-            if *is_anchor {
-                return validity(signer, now, depth + 1);
-            }
-            current = signer;
+    /// Goes on from a CA whose signature is below. The intermediates below it are those of `path`.
+    fn through(&self, position: usize, path: &mut Vec<usize>, now: SystemTime) -> Result<(), NoChain> {
+        let Some(ca) = self.cas.get(position) else { return Err((0, EkCertificateError::Endless)) };
+        let name = || format!("the CA certificate {}", ca.subject_text);
+        let fail = |error| (path.len() + 1, error);
+        check_validity(ca.not_before, ca.not_after, now, name).map_err(fail)?;
+        if !ca.is_anchor && !ca.for_ek {
+            return Err(fail(EkCertificateError::CaExtendedKeyUsage { issuer: ca.subject_text.clone() }));
         }
-        None
-    }
-}
-
-/// A certificate of a chain in a message; the EK certificate itself mostly has no name.
-fn describe(certificate: &Certificate<'_>, depth: usize) -> String {
-    if depth == 0 {
-        "the EK certificate".to_owned()
-    } else {
-        format!("the CA certificate {}", certificate.subject_text())
-    }
-}
-
-fn validity(certificate: &Certificate<'_>, now: SystemTime, depth: usize) -> Option<EkCertificateError> {
-    let &Certificate { not_before, not_after, .. } = certificate;
-    let certificate = describe(certificate, depth);
-    if now < not_before {
-        Some(EkCertificateError::NotYetValid { certificate, not_before })
-    } else if now > not_after {
-        Some(EkCertificateError::Expired { certificate, not_after })
-    } else {
-        None
-    }
-}
-
-/// The purposes of all certificates of a chain; the EK certificate has had a closer look before.
-struct EkPurpose;
-
-impl ExtendedKeyUsageValidator for EkPurpose {
-    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        let accepted = [EK_CERTIFICATE, ANY_PURPOSE].map(KeyPurposeId::new);
-        let mut present = Vec::new();
-        for purpose in purposes {
-            let purpose = purpose?;
-            if accepted.contains(&purpose) {
-                return Ok(());
-            }
-            present.push(purpose.to_decoded_oid());
+        if ca.path_len.is_some_and(|allowed| path.len() > usize::from(allowed)) {
+            return Err(fail(EkCertificateError::PathLength { issuer: ca.subject_text.clone() }));
         }
-        if present.is_empty() {
+        if ca.is_anchor {
             return Ok(());
         }
-        let required = webpki::KeyUsage::required(EK_CERTIFICATE);
-        Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
+        path.push(position);
+        let result = self.climb(&ca.issuers, name, || ca.issuer_text.clone(), path, now);
+        path.pop();
+        result
+    }
+}
+
+fn check_validity(
+    not_before: SystemTime,
+    not_after: SystemTime,
+    now: SystemTime,
+    name: impl Fn() -> String,
+) -> Result<(), EkCertificateError> {
+    if now < not_before {
+        Err(EkCertificateError::NotYetValid { certificate: name(), not_before })
+    } else if now > not_after {
+        Err(EkCertificateError::Expired { certificate: name(), not_after })
+    } else {
+        Ok(())
     }
 }

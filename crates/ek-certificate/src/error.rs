@@ -114,17 +114,17 @@ pub enum EkTrustError {
         /// Its subject.
         subject: String,
     },
-    /// A root cannot be a trust anchor.
-    #[error("certificate {number} in {} ({subject}) cannot be a trust anchor: {detail}", path.display())]
-    UnusableAnchor {
+    /// A certificate restricts its use in a way that is not checked here.
+    #[error("certificate {number} in {} ({subject}) has the extension {extension}, which restricts its use in a way that is not checked here: take it out", path.display())]
+    UnsupportedExtension {
         /// The file.
         path: PathBuf,
         /// Position in the file, from 1.
         number: usize,
         /// Its subject.
         subject: String,
-        /// What webpki says.
-        detail: String,
+        /// The object identifier of the extension.
+        extension: String,
     },
     /// The folder is empty.
     #[error("the folder {} holds no file: put the CA certificates of your TPMs' manufacturers there, roots and intermediates (hidden files and subfolders are not read)", path.display())]
@@ -237,11 +237,16 @@ pub enum EkCertificateError {
         /// The CA that says so.
         issuer: String,
     },
-    /// The chain does not verify for a reason of another kind.
-    #[error("the chain of the EK certificate does not verify: {detail}")]
-    Chain {
-        /// What webpki says.
-        detail: String,
+    /// The CAs of the store lead to no trust anchor in at most eight steps.
+    #[error(
+        "the chain of the EK certificate does not end at a root within 8 CA certificates: check the trusted CA certificates"
+    )]
+    Endless,
+    /// The certificate has a critical extension that is not known here.
+    #[error("the EK certificate has the critical extension {extension}, which is not known")]
+    UnsupportedExtension {
+        /// The object identifier of the extension.
+        extension: String,
     },
     /// The certificate does not name its TPM.
     #[error("the EK certificate does not name its TPM: there is no {attribute} in its subjectAltName")]

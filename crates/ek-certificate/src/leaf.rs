@@ -10,6 +10,9 @@ use crate::error::EkCertificateError;
 /// tcg-kp-EKCertificate, 2.23.133.8.1.
 pub(crate) const EK_CERTIFICATE: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
 
+/// anyExtendedKeyUsage, 2.5.29.37.0: as good in a CA, but not in an EK certificate.
+pub(crate) const ANY_PURPOSE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+
 /// AlgorithmIdentifier contents of an RSA key: rsaEncryption with NULL, as everybody writes it.
 const RSA_ENCRYPTION: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 /// The object identifier id-RSAES-OAEP, which some vendors write before parameters of their choice.
@@ -22,6 +25,9 @@ pub(crate) fn check_purposes(certificate: &Certificate<'_>) -> Result<(), EkCert
     let extensions = &certificate.extensions;
     if extensions.is_ca {
         return Err(EkCertificateError::Ca);
+    }
+    if let Some(extension) = extensions.unknown_critical.or(extensions.constraint).map(der::dotted) {
+        return Err(EkCertificateError::UnsupportedExtension { extension });
     }
     if let Some(purposes) = &extensions.extended_key_usage
         && !purposes.contains(&EK_CERTIFICATE)

@@ -6,9 +6,12 @@
 //! larger than it. Source: TCG EK Credential Profile for TPM Family 2.0, version 2.5, "X.509 EK Certificate".
 //!
 //! [`EkTrust::load`] reads the roots and intermediates an operator trusts, [`EkTrust::verify`] checks a certificate and
-//! answers the [`TpmModel`]. The verdict on the chain is that of the webpki crate, which takes EK certificates as they
-//! are: it reads no names, and hands the extended key usage to its caller. It checks neither the validity nor the path
-//! length of a trust anchor, nor the key usage of a CA; this crate adds them. Revocation lists are not consulted.
+//! answers the [`TpmModel`]. The signatures among the CAs are verified once, at load.
+//!
+//! Paths are built here: the webpki crate, which verifies TLS certificates, refuses a critical certificatePolicies
+//! extension, and all of STMicroelectronics' intermediates have one; only its signature algorithms are used. General
+//! decoders of certificates refuse Nuvoton's, whose names are not sorted as DER demands; so the fields are read here
+//! too. Revocation lists are not consulted.
 
 mod algorithm;
 mod certificate;

@@ -6,12 +6,15 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::algorithm;
-use crate::certificate::{Certificate, MAX_CERTIFICATE_LEN};
+use crate::certificate::{Certificate, Key, MAX_CERTIFICATE_LEN};
+use crate::chain::Issuers;
+use crate::der::{self, Reader};
 use crate::error::EkTrustError;
+use crate::leaf::{ANY_PURPOSE, EK_CERTIFICATE};
 
 /// Largest file read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -23,12 +26,34 @@ const MAX_CERTIFICATES: usize = 1024;
 /// The trusted roots and intermediates.
 #[derive(Debug)]
 pub struct EkTrust {
-    pub(crate) anchors: Vec<TrustAnchor<'static>>,
-    /// The certificates of `anchors`, in the same order.
-    pub(crate) roots: Vec<CertificateDer<'static>>,
-    pub(crate) intermediates: Vec<CertificateDer<'static>>,
+    pub(crate) cas: Vec<Ca>,
     certificates: Vec<StoreCertificate>,
     files: Vec<PathBuf>,
+}
+
+/// What of a CA certificate a chain needs. The signatures between CAs are verified once, at load.
+#[derive(Debug)]
+pub(crate) struct Ca {
+    /// Content of the subject's Name.
+    pub(crate) subject: Vec<u8>,
+    pub(crate) subject_text: String,
+    pub(crate) issuer_text: String,
+    /// Content of the SubjectPublicKeyInfo.
+    spki: Vec<u8>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+    pub(crate) path_len: Option<u8>,
+    /// Its extended key usage, if there is one, has the purpose of EK certificates, or any.
+    pub(crate) for_ek: bool,
+    /// Self-signed.
+    pub(crate) is_anchor: bool,
+    pub(crate) issuers: Issuers,
+}
+
+impl Ca {
+    pub(crate) fn key(&self) -> Option<Key<'_>> {
+        Key::from_spki(&self.spki).ok()
+    }
 }
 
 /// A certificate of the store.
@@ -44,6 +69,8 @@ pub struct StoreCertificate {
     pub not_after: SystemTime,
     /// Whether it is self-signed and so a trust anchor; the others are intermediates.
     pub is_anchor: bool,
+    /// Whether it is an anchor or has a chain of signatures to one. A certificate without one is of no use.
+    pub reaches_anchor: bool,
 }
 
 impl EkTrust {
@@ -57,36 +84,63 @@ impl EkTrust {
     /// are more than 1024 files, 1 MiB in a file, 1024 certificates, 8 KiB in a certificate.
     pub fn load(path: &Path) -> Result<Self, Vec<EkTrustError>> {
         let files = files(path).map_err(|error| vec![error])?;
-        let mut trust = Self {
-            anchors: Vec::new(),
-            roots: Vec::new(),
-            intermediates: Vec::new(),
-            certificates: Vec::new(),
-            files: Vec::new(),
-        };
         let mut problems = Vec::new();
-        for file in files {
-            match certificates(&file) {
-                Ok(ders) => {
-                    for (index, der) in ders.into_iter().enumerate() {
-                        if let Err(problem) = trust.add(&file, index + 1, der) {
-                            problems.push(problem);
+        let mut ders: Vec<(usize, CertificateDer<'static>)> = Vec::new();
+        for (place, file) in files.iter().enumerate() {
+            match certificates(file) {
+                Ok(found) => {
+                    for (index, der) in found.into_iter().enumerate() {
+                        if ders.iter().any(|(_, known)| *known == der) {
+                            continue;
                         }
-                        if trust.certificates.len() > MAX_CERTIFICATES {
+                        match check(file, index + 1, &der) {
+                            Ok(()) => ders.push((place, der)),
+                            Err(problem) => problems.push(problem),
+                        }
+                        if ders.len() + problems.len() > MAX_CERTIFICATES {
                             let path = path.to_owned();
-                            problems.push(EkTrustError::TooManyCertificates { path, limit: MAX_CERTIFICATES });
-                            return Err(problems);
+                            return Err(vec![EkTrustError::TooManyCertificates { path, limit: MAX_CERTIFICATES }]);
                         }
                     }
                 }
                 Err(problem) => problems.push(problem),
             }
-            trust.files.push(file);
         }
-        if problems.is_empty() && trust.anchors.is_empty() {
+        // All of them parse, or there is a problem already.
+        let parsed: Vec<_> =
+            ders.iter().filter_map(|(place, der)| Some((*place, Certificate::from_der(der).ok()?))).collect();
+        if problems.is_empty() && !parsed.iter().any(|(_, certificate)| certificate.is_self_issued()) {
             problems.push(EkTrustError::NoAnchor { path: path.to_owned() });
         }
-        if problems.is_empty() { Ok(trust) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self::link(files, &parsed))
+    }
+
+    /// Finds for each CA those that signed it.
+    fn link(files: Vec<PathBuf>, parsed: &[(usize, Certificate<'_>)]) -> Self {
+        let mut cas: Vec<Ca> = parsed.iter().map(|(_, certificate)| ca(certificate)).collect();
+        let issuers: Vec<_> = (parsed.iter().enumerate())
+            .map(|(i, (_, certificate))| match certificate.is_self_issued() {
+                true => Issuers::Found(Vec::new()),
+                false => Issuers::of(certificate, &cas, Some(i)),
+            })
+            .collect();
+        for (ca, issuers) in cas.iter_mut().zip(issuers) {
+            ca.issuers = issuers;
+        }
+        let mut trust = Self { cas, certificates: Vec::new(), files };
+        let entries = trust.cas.iter().zip(parsed).enumerate().map(|(position, (ca, (place, _)))| StoreCertificate {
+            file: trust.files.get(*place).cloned().unwrap_or_default(),
+            subject: ca.subject_text.clone(),
+            not_before: ca.not_before,
+            not_after: ca.not_after,
+            is_anchor: ca.is_anchor,
+            reaches_anchor: trust.reaches_anchor(position),
+        });
+        trust.certificates = entries.collect();
+        trust
     }
 
     /// The files read, sorted; without the folder.
@@ -98,53 +152,46 @@ impl EkTrust {
     pub fn certificates(&self) -> &[StoreCertificate] {
         &self.certificates
     }
+}
 
-    fn add(&mut self, file: &Path, number: usize, der: CertificateDer<'static>) -> Result<(), EkTrustError> {
-        let path = || file.to_owned();
-        if der.len() > MAX_CERTIFICATE_LEN {
-            let (len, limit) = (der.len(), MAX_CERTIFICATE_LEN);
-            return Err(EkTrustError::CertificateTooLarge { path: path(), number, len, limit });
-        }
-        if self.roots.contains(&der) || self.intermediates.contains(&der) {
-            return Ok(());
-        }
-        let certificate = Certificate::from_der(&der).map_err(|source| EkTrustError::BadCertificate {
-            path: path(),
-            number,
-            source,
-        })?;
-        let subject = certificate.subject_text();
-        if !certificate.may_issue() {
-            return Err(EkTrustError::NotACa { path: path(), number, subject });
-        }
-        let is_anchor = certificate.is_self_issued();
-        let entry = StoreCertificate {
-            file: path(),
-            subject: subject.clone(),
-            not_before: certificate.not_before,
-            not_after: certificate.not_after,
-            is_anchor,
-        };
-        if is_anchor {
-            // A root of an algorithm that is not accepted here is taken as it is: its own signature proves nothing.
-            if algorithm::is_signed_with(&certificate, &certificate.key) == Ok(false) {
-                return Err(EkTrustError::BadSelfSignature { path: path(), number, subject });
-            }
-            let anchor = webpki::anchor_from_trusted_cert(&der)
-                .map_err(|error| EkTrustError::UnusableAnchor {
-                    path: path(),
-                    number,
-                    subject,
-                    detail: error.to_string(),
-                })?
-                .to_owned();
-            self.anchors.push(anchor);
-            self.roots.push(der);
-        } else {
-            self.intermediates.push(der);
-        }
-        self.certificates.push(entry);
-        Ok(())
+/// A certificate of the store must be one of a CA, and have nothing in it that is not understood here.
+fn check(file: &Path, number: usize, der: &CertificateDer<'_>) -> Result<(), EkTrustError> {
+    let path = || file.to_owned();
+    if der.len() > MAX_CERTIFICATE_LEN {
+        let (len, limit) = (der.len(), MAX_CERTIFICATE_LEN);
+        return Err(EkTrustError::CertificateTooLarge { path: path(), number, len, limit });
+    }
+    let certificate =
+        Certificate::from_der(der).map_err(|source| EkTrustError::BadCertificate { path: path(), number, source })?;
+    let subject = certificate.subject_text();
+    if !certificate.may_issue() {
+        return Err(EkTrustError::NotACa { path: path(), number, subject });
+    }
+    let extensions = &certificate.extensions;
+    if let Some(extension) = extensions.unknown_critical.or(extensions.constraint).map(der::dotted) {
+        return Err(EkTrustError::UnsupportedExtension { path: path(), number, subject, extension });
+    }
+    // A root of an algorithm that is not accepted here is taken as it is: its own signature proves nothing.
+    if certificate.is_self_issued() && algorithm::is_signed_with(&certificate, &certificate.key) == Ok(false) {
+        return Err(EkTrustError::BadSelfSignature { path: path(), number, subject });
+    }
+    Ok(())
+}
+
+fn ca(certificate: &Certificate<'_>) -> Ca {
+    let extensions = &certificate.extensions;
+    let purposes = extensions.extended_key_usage.as_ref();
+    Ca {
+        subject: certificate.subject.to_vec(),
+        subject_text: certificate.subject_text(),
+        issuer_text: certificate.issuer_text(),
+        spki: certificate.spki.to_vec(),
+        not_before: certificate.not_before,
+        not_after: certificate.not_after,
+        path_len: extensions.path_len,
+        for_ek: purposes.is_none_or(|all| all.iter().any(|oid| [EK_CERTIFICATE, ANY_PURPOSE].contains(oid))),
+        is_anchor: certificate.is_self_issued(),
+        issuers: Issuers::NoneOfThatName,
     }
 }
 
@@ -182,9 +229,15 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, EkTrustError> {
 
 /// The certificates of a file, at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EkTrustError> {
-    let bytes = read(path)?;
+    let mut bytes = read(path)?;
     // The length of a certificate takes two bytes, so this is the beginning of each.
     if bytes.starts_with(&[0x30, 0x82]) {
+        // There are vendors that end such a file with a line feed.
+        if let Ok(whole) = Reader::new(&bytes).any("Certificate")
+            && bytes.get(whole.whole.len()..).is_some_and(|rest| rest.iter().all(u8::is_ascii_whitespace))
+        {
+            bytes.truncate(whole.whole.len());
+        }
         return Ok(vec![CertificateDer::from(bytes)]);
     }
     let certificates = CertificateDer::pem_slice_iter(&bytes)
