@@ -2,6 +2,7 @@
 //! Who belongs to a session, according to `/proc`.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -40,6 +41,16 @@ pub fn rss_kib(pid: u32) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Processor time that a process has taken, in its own code and in the kernel's (`utime` and `stime`).
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    // Fields 14 and 15 of the line, of which two stand before the blank; in hundredths of a second (USER_HZ).
+    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().ok());
+    Some(Duration::from_millis(ticks.sum::<Option<u64>>()? * 10))
+}
+
 /// Sends a signal to one process; that it is gone already is fine.
 pub(super) fn signal(pid: u32, signal: Signal) {
     if let Ok(pid) = i32::try_from(pid) {
@@ -73,7 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_memory() {
-        assert!(rss_kib(std::process::id()).unwrap() > 100);
+    fn this_process_has_memory_and_takes_time() {
+        let me = std::process::id();
+        assert!(rss_kib(me).unwrap() > 100);
+        let before = cpu_time(me).unwrap();
+        let look = || Ok((cpu_time(me).unwrap() > before).then_some(()));
+        // Looking takes time itself.
+        crate::wait::until("processor time", Duration::from_secs(30), look).unwrap();
     }
 }

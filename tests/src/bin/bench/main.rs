@@ -7,6 +7,8 @@
 
 mod attestations;
 mod client;
+mod contender;
+mod fleet;
 mod quotes;
 mod raw_tpm;
 mod report;
@@ -18,6 +20,7 @@ use anyhow::Result;
 use clap::Parser;
 use tokio::runtime::Builder;
 
+use crate::contender::Contenders;
 use crate::report::Report;
 
 /// Speed and size of our programs beside the raw TPM and the peers, as ratios of one run.
@@ -49,6 +52,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
     sizes::binaries(&mut report)?;
     quotes::measure(&mut report, &runtime, rounds)?;
     attestations::start_to_handshake(&mut report, rounds / 5)?;
-    attestations::whole(&mut report, &runtime, rounds / 10)?;
+    let contenders = Contenders::start()?;
+    attestations::whole(&mut report, &runtime, &contenders, rounds / 10)?;
+    fleet::measure(&mut report, &contenders, rounds / 10)?;
     Ok(report)
 }

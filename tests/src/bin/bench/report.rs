@@ -26,8 +26,12 @@ pub(crate) struct Report {
 pub(crate) enum Goal {
     /// At most this, in the figure's own unit.
     AtMost(f64),
+    /// At least this, in the figure's own unit.
+    AtLeast(f64),
     /// At most this share of the other figure.
     ShareOf(f64),
+    /// At least this many times the other figure.
+    Times(f64),
     /// No goal is set.
     None,
 }
@@ -38,17 +42,21 @@ impl Report {
         let ratio = other.map(|(_, other)| ours / other);
         let reached = match goal {
             Goal::AtMost(limit) => Some(ours <= limit),
+            Goal::AtLeast(limit) => Some(ours >= limit),
             Goal::ShareOf(limit) => ratio.map(|ratio| ratio <= limit),
+            Goal::Times(limit) => ratio.map(|ratio| ratio >= limit),
             Goal::None => None,
         };
         self.rows.push(Row {
             what: what.to_owned(),
-            ours: format!("{ours:.2} {unit}"),
-            other: other.map(|(name, other)| format!("{other:.2} {unit} {name}")).unwrap_or_default(),
+            ours: format!("{} {unit}", three_digits(ours)),
+            other: other.map(|(name, other)| format!("{} {unit} {name}", three_digits(other))).unwrap_or_default(),
             ratio: ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
             goal: match goal {
                 Goal::AtMost(limit) => format!("<= {limit} {unit}"),
+                Goal::AtLeast(limit) => format!(">= {limit} {unit}"),
                 Goal::ShareOf(limit) => format!("<= {limit} x"),
+                Goal::Times(limit) => format!(">= {limit} x"),
                 Goal::None => String::new(),
             },
             reached: match reached {
@@ -58,6 +66,11 @@ impl Report {
             },
         });
     }
+}
+
+/// With as many decimals as mean something.
+fn three_digits(figure: f64) -> String {
+    if figure < 100.0 { format!("{figure:.2}") } else { format!("{figure:.0}") }
 }
 
 impl fmt::Display for Report {
