@@ -11,7 +11,7 @@
 //!
 //! It shows how a plugin is put together. It proves nothing about a machine, so use it for nothing else.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 use go_plugin::plugin::{self, About};
 use ring::{
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             agent_routes(store.clone(), AgentAttestor(store), &metrics)
         } else {
             let store = ConfigStore::new();
-            server_routes(store.clone(), ServerAttestor(store), &metrics)
+            server_routes(store.clone(), ServerAttestor { store, metrics: metrics.clone() }, &metrics)
         }
     })
 }
@@ -120,14 +120,19 @@ impl PluginConfig for ServerConfig {
     }
 }
 
-struct ServerAttestor(ConfigStore<ServerConfig>);
+struct ServerAttestor {
+    store: ConfigStore<ServerConfig>,
+    metrics: Metrics,
+}
 
 #[tonic::async_trait]
 impl server::node_attestor_server::NodeAttestor for ServerAttestor {
     type AttestStream = Answers<AttestResponse>;
 
     async fn attest(&self, request: Request<Streaming<AttestRequest>>) -> Result<Response<Self::AttestStream>, Status> {
-        let config = self.0.snapshot()?;
+        let config = self.store.snapshot()?;
+        let (metrics, start) = (self.metrics.clone(), Instant::now());
+        metrics.count("attestations", &[("step", "started")]);
         let span = tracing::info_span!("attestation");
         Ok(exchange::serve(
             request.into_inner(),
@@ -158,7 +163,10 @@ impl server::node_attestor_server::NodeAttestor for ServerAttestor {
                     selector_values: vec!["knows:passphrase".to_owned()],
                     can_reattest: true,
                 };
-                exchange.send(AttestResponse { response: Some(Out::AgentAttributes(attributes)) }).await
+                exchange.send(AttestResponse { response: Some(Out::AgentAttributes(attributes)) }).await?;
+                metrics.count("attestations", &[("step", "attested")]);
+                metrics.measure("attestation", start.elapsed(), &[]);
+                Ok(())
             },
         ))
     }
