@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use keylime_api::agent::{AgentClient, Transport};
 use keylime_api::{HostPort, HttpSettings};
-use spire_plugin::{CoreConfig, Options, PluginConfig};
-use tls::{ClientTls, Identity, Subject, Trust};
+use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, TrustDomain};
+use tls::{ClientTls, FileKind, Identity, Subject, Trust};
 use tracing::{info, warn};
 
 /// Bounds of every call to the Keylime agent. A quote waits for its turn at the TPM.
 const HTTP: HttpSettings = HttpSettings {
     connect_timeout: Duration::from_secs(3),
     total_timeout: Duration::from_secs(20),
-    // An identity quote is about 2 KiB.
+    // An identity quote is about 3 KiB; integrity quotes have a bound of their own.
     max_body: 256 << 10,
 };
 
@@ -24,13 +24,22 @@ const HTTP: HttpSettings = HttpSettings {
 pub struct AgentConfig {
     /// The Keylime agent of this host.
     pub client: AgentClient,
+    /// The trust domain of the SPIRE agent, which the nonce is bound to.
+    pub trust_domain: TrustDomain,
+    /// No quote over a nonce that the SPIRE server chose alone.
+    pub require_agent_nonce: bool,
+    watched: Vec<PathBuf>,
+    certificates: Vec<LoadedCertificate>,
     warnings: Vec<String>,
 }
 
-impl PluginConfig for AgentConfig {
-    fn build(_core: &CoreConfig, options: &mut Options) -> Option<Self> {
+impl AgentConfig {
+    /// As [`PluginConfig::build`], with bounds of the calls to the Keylime agent other than the usual ones.
+    pub fn build_within(core: &CoreConfig, options: &mut Options, http: HttpSettings) -> Option<Self> {
+        let require_agent_nonce = options.boolean("require_agent_nonce", false);
         let unix_socket = options.optional_string("keylime_agent_unix_socket");
         let network = Network::read(options);
+        let (watched, certificates) = (network.files(), network.certificates());
         let mut warnings = Vec::new();
         let transport = match unix_socket {
             Some(path) => {
@@ -49,13 +58,34 @@ impl PluginConfig for AgentConfig {
         if !options.ok() {
             return None;
         }
-        match AgentClient::new(&transport?, HTTP) {
-            Ok(client) => Some(Self { client, warnings }),
+        match AgentClient::new(&transport?, http) {
+            Ok(client) => Some(Self {
+                client,
+                trust_domain: core.trust_domain.clone(),
+                require_agent_nonce,
+                watched,
+                certificates,
+                warnings,
+            }),
             Err(error) => {
                 options.problem(error.to_string());
                 None
             }
         }
+    }
+}
+
+impl PluginConfig for AgentConfig {
+    fn build(core: &CoreConfig, options: &mut Options) -> Option<Self> {
+        Self::build_within(core, options, HTTP)
+    }
+
+    fn watched_files(&self) -> Vec<PathBuf> {
+        self.watched.clone()
+    }
+
+    fn certificates(&self) -> Vec<LoadedCertificate> {
+        self.certificates.clone()
     }
 
     /// Connects, so that the first attestation finds the connection open and an operator finds a
@@ -118,6 +148,30 @@ impl Network {
             ("keylime_agent_client_key", self.key.is_some()),
             ("keylime_agent_server_name", self.server_name.is_some()),
         ]
+    }
+
+    /// The files that TLS is built from.
+    fn files(&self) -> Vec<PathBuf> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(PathBuf::from).collect()
+    }
+
+    /// The certificates in them. A file that cannot be read is a problem that building TLS tells of.
+    fn certificates(&self) -> Vec<LoadedCertificate> {
+        let mut certificates = Vec::new();
+        for (option, path, kind) in [
+            ("keylime_agent_client_cert", &self.cert, FileKind::Certificate),
+            ("keylime_agent_ca_cert", &self.ca, FileKind::Ca),
+        ] {
+            let Some(path) = path.as_ref().map(PathBuf::from) else { continue };
+            let found = tls::load_validity(&path, kind).unwrap_or_default();
+            certificates.extend(found.into_iter().map(|validity| LoadedCertificate {
+                option,
+                path: path.clone(),
+                not_before: validity.not_before,
+                not_after: validity.not_after,
+            }));
+        }
+        certificates
     }
 
     fn transport(self, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {

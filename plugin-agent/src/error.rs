@@ -4,10 +4,38 @@
 //! These texts stay on the host: they end in the SPIRE agent's own log, so they name the address
 //! and what to do.
 
+use std::fmt;
+
 use keylime_api::ClientError;
+use ring::rand::{SecureRandom, SystemRandom};
 use tonic::{Code, Status};
 use tpm_wire::nonce::NonceError;
 use tpm_wire::payload::PayloadError;
+
+use crate::attestation::MAX_CHALLENGES;
+
+/// Names one attestation in the log: eight hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptId(u32);
+
+impl AttemptId {
+    /// A random one. Without random numbers it is zero: the attestation itself then fails where it
+    /// needs its nonce.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut bytes = [0_u8; 4];
+        match SystemRandom::new().fill(&mut bytes) {
+            Ok(()) => Self(u32::from_be_bytes(bytes)),
+            Err(_) => Self(0),
+        }
+    }
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
 
 /// Why this node could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +53,34 @@ pub enum AidError {
     /// The SPIRE server's challenge is longer than any honest one.
     #[error("the SPIRE server's challenge is too long: is its node attestor a Keylime attestor?")]
     ChallengeTooLong,
+    /// The SPIRE server asks for one quote after the other.
+    #[error(
+        "the SPIRE server asks for more than {MAX_CHALLENGES} TPM quotes in one attestation: is its node attestor a \
+         Keylime attestor?"
+    )]
+    TooManyChallenges,
     /// The SPIRE server's nonce cannot go to a TPM.
     #[error("the SPIRE server's nonce is refused: {0}")]
     Nonce(#[from] NonceError),
+    /// The server plugin speaks version 1, and that is not enough for this host.
+    #[error(
+        "the SPIRE server's node attestor does not take part in choosing the nonce, and this host has \
+         `require_agent_nonce = true`: replace the server's plugin by keylime-attestor-server, or remove \
+         `require_agent_nonce`"
+    )]
+    NonceOfServerAlone,
+    /// More attestations at once than any SPIRE agent starts.
+    #[error("{limit} attestations of this host are under way, and no more are taken: is something else calling?")]
+    Busy {
+        /// Attestations at once.
+        limit: usize,
+    },
+    /// The system gave no random numbers.
+    #[error("the operating system gave no random numbers for the nonce")]
+    Random,
+    /// A fault of this program.
+    #[error("internal error in the plugin, see the log")]
+    Panicked,
 }
 
 impl AidError {
@@ -38,7 +91,12 @@ impl AidError {
         match self {
             Self::Info(source) | Self::Quote(source) if source.is_timeout() => Code::DeadlineExceeded,
             Self::Info(_) | Self::Quote(_) => Code::Unavailable,
-            Self::Challenge(_) | Self::ChallengeTooLong | Self::Nonce(_) => Code::InvalidArgument,
+            Self::Challenge(_) | Self::ChallengeTooLong | Self::TooManyChallenges | Self::Nonce(_) => {
+                Code::InvalidArgument
+            }
+            Self::NonceOfServerAlone => Code::FailedPrecondition,
+            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Random | Self::Panicked => Code::Internal,
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SPIRE agent node attestor backed by the Keylime agent of the same host.
 //!
-//! It carries the Keylime agent's id to the SPIRE server, and a TPM quote over the server's nonce.
+//! It carries the Keylime agent's id to the SPIRE server, and a TPM quote over a nonce that both have chosen.
 //! It holds no key and decides nothing: what it says is believed by nobody until the server plugin
 //! has checked it.
 //!
@@ -11,11 +11,13 @@
 //! | [`attestation`] | the protocol as types that consume themselves, apart from gRPC |
 //! | [`error`] | what can go wrong, and the gRPC code of each |
 //! | [`service`] | the `NodeAttestor` gRPC service |
+//! | [`telemetry`] | what SPIRE's telemetry is told |
 
 pub mod attestation;
 pub mod config;
 pub mod error;
 pub mod service;
+pub mod telemetry;
 
 use go_plugin::Broker;
 use go_plugin::plugin::About;
@@ -37,5 +39,6 @@ pub fn about() -> About {
 /// The services that the plugin offers to SPIRE.
 pub fn routes(host: &Broker) -> Routes {
     let config = ConfigStore::new();
-    agent_routes(config.clone(), service::AgentAttestor::new(config), &Metrics::new(host))
+    let metrics = Metrics::new(host);
+    agent_routes(config.clone(), service::AgentAttestor::new(config, metrics.clone()), &metrics)
 }

@@ -1,32 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SPIRE agent's `NodeAttestor` service: carries messages between the stream and
-//! [`crate::attestation`], and logs each outcome once.
+//! [`crate::attestation`], bounds them in number, and logs each outcome once.
 
 use std::sync::Arc;
 
 use spire_plugin::ConfigStore;
 use spire_plugin::exchange::{self, Answers, Exchange};
+use spire_plugin::metrics::Metrics;
 use spire_proto::agent_nodeattestor::node_attestor_server::NodeAttestor;
 use spire_proto::agent_nodeattestor::payload_or_challenge_response::Data;
 use spire_proto::agent_nodeattestor::{Challenge, PayloadOrChallengeResponse};
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::field::{Empty, display};
 use tracing::{Span, debug, info_span, warn};
 
 use crate::attestation::Introduce;
 use crate::config::AgentConfig;
-use crate::error::AidError;
+use crate::error::{AidError, AttemptId};
+use crate::telemetry::{Attestation, Hop};
 
-/// The service; clones share the configuration.
+/// Attestations under way at once. A SPIRE agent runs one; a second may begin before the end of the first has
+/// come through.
+const MAX_ATTESTATIONS: usize = 8;
+
+/// The service; clones share configuration and bounds.
 #[derive(Clone, Debug)]
 pub struct AgentAttestor {
     config: ConfigStore<AgentConfig>,
+    metrics: Metrics,
+    slots: Arc<Semaphore>,
 }
 
 impl AgentAttestor {
     /// A service that attests under whatever `config` holds when an attestation starts.
     #[must_use]
-    pub fn new(config: ConfigStore<AgentConfig>) -> Self {
-        Self { config }
+    pub fn new(config: ConfigStore<AgentConfig>, metrics: Metrics) -> Self {
+        Self { config, metrics, slots: Arc::new(Semaphore::new(MAX_ATTESTATIONS)) }
     }
 }
 
@@ -39,12 +49,21 @@ impl NodeAttestor for AgentAttestor {
         request: Request<Streaming<Challenge>>,
     ) -> Result<Response<Self::AidAttestationStream>, Status> {
         let config = self.config.snapshot()?;
-        let span = info_span!("attestation", agent = tracing::field::Empty);
-        let on_panic = Status::internal("internal error in the plugin, see the log");
+        let span = info_span!("attestation", attempt = %AttemptId::random(), agent = Empty);
+        let mut attestation = Attestation::begin(self.metrics.clone());
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            let error = AidError::Busy { limit: MAX_ATTESTATIONS };
+            attestation.failed(error.code());
+            span.in_scope(|| warn!(%error, "Node attestation refused"));
+            return Err(error.status());
+        };
+        let on_panic = AidError::Panicked.status();
         Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
-            aid(config, &mut exchange).await.map_err(|end| match end {
+            let _slot = slot;
+            aid(config, &mut exchange, &mut attestation).await.map_err(|end| match end {
                 End::Failed(error) => {
-                    warn!(%error, "Node attestation cannot go on");
+                    attestation.failed(error.code());
+                    warn!(%error, code = ?error.code(), "Node attestation cannot go on");
                     error.status()
                 }
                 End::Stream(status) => status,
@@ -70,14 +89,18 @@ impl From<AidError> for End {
 async fn aid(
     config: Arc<AgentConfig>,
     exchange: &mut Exchange<Challenge, PayloadOrChallengeResponse>,
+    attestation: &mut Attestation,
 ) -> Result<(), End> {
-    let (id, payload, waiting) = Introduce::new(config).payload().await?;
-    Span::current().record("agent", tracing::field::display(&id));
+    let (id, payload, mut waiting) = attestation.measured(Hop::Info, Introduce::new(config).payload()).await?;
+    Span::current().record("agent", display(&id));
     send(exchange, Data::Payload(payload)).await?;
     debug!("Attestation payload sent");
     while let Some(message) = exchange.receive().await.map_err(broken)? {
-        let response = waiting.respond(&message.challenge).await?;
+        let quoting = waiting.challenge(&message.challenge)?;
+        let response;
+        (response, waiting) = attestation.measured(Hop::Quote, quoting.quote()).await?;
         send(exchange, Data::ChallengeResponse(response)).await?;
+        attestation.answered();
         debug!("Challenge answered with a TPM quote");
     }
     Ok(())
