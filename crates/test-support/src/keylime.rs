@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real Keylime: verifier, registrar, tenant, and a Keylime agent.
+//! The real Keylime: verifier, registrar, tenant, and a Keylime agent; and servers that stand in for the first two.
 
 mod agent;
 mod config;
+pub mod fake;
 mod http;
 mod servers;
 mod venv;

@@ -4,7 +4,7 @@
 //! | Module | Starts |
 //! | --- | --- |
 //! | [`swtpm`] | a software TPM with an EK certificate from a CA of its own |
-//! | [`keylime`] | the real Keylime verifier, registrar and tenant; a Keylime agent, ours or the stock one |
+//! | [`keylime`] | the real Keylime verifier, registrar and tenant; a Keylime agent, ours or the stock one; servers that stand in |
 //! | [`spire`] | the real SPIRE server and agent with a `keylime` node attestor pair |
 //! | [`ca`] | nothing: certificates for tests, made in memory |
 //! | [`require`] | nothing: says whether a program is there, and records what had to be skipped |
