@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Giving up root (`run_as`).
 
-use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setuid};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, initgroups, setegid, seteuid, setgid, setuid};
 
 use crate::config::RunAs;
 
@@ -43,6 +43,30 @@ impl Account {
         };
         Ok(Self { user, group })
     }
+}
+
+/// Does something with the account's rights to files and comes back. In a folder that belongs to the account, this is how
+/// root is not led to files of others. Must run while the process has one thread.
+pub(crate) fn with_rights_of<T>(
+    account: &Account,
+    run_as: &RunAs,
+    action: impl FnOnce() -> T,
+) -> Result<T, PrivilegeError> {
+    /// Takes the rights back, however the action ends.
+    struct Back(Uid, Gid);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            // The real user is root still, who may do this.
+            let _ = seteuid(self.0).and_then(|()| setegid(self.1));
+        }
+    }
+    let change = |source| PrivilegeError::Change { run_as: run_as.to_string(), source };
+    let back = Back(geteuid(), getegid());
+    setegid(account.group).map_err(change)?;
+    seteuid(account.user.uid).map_err(change)?;
+    let result = action();
+    drop(back);
+    Ok(result)
 }
 
 /// The number of a user given by name or number; a number needs no entry in the user database.

@@ -17,11 +17,12 @@ use zeroize::Zeroizing;
 
 use crate::agent::Agent;
 use crate::agent_data::{self, Fit, Stored};
-use crate::config::{Config, UuidSource};
+use crate::config::{Config, RunAs, UuidSource};
 use crate::error::{Cause, StartError};
+use crate::lock::Lock;
 use crate::measurement::{self, boottime, ima::ImaList};
 use crate::payload_key::{Origin, PayloadKey};
-use crate::privileges::{self, Account};
+use crate::privileges::{self, Account, PrivilegeError};
 use crate::registration::{Outcome, Registrar};
 use crate::server::{Bound, BoundUnix};
 use crate::{ek_certificate, preflight, routes, server_certificate};
@@ -37,13 +38,14 @@ const GRACE: Duration = Duration::from_secs(3);
 /// # Errors
 /// The agent cannot start, or the registrar refuses it.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    let (logs, client_cas) = prepare(config)?;
+    let prepared = prepare(config, Purpose::Run)?;
     let versions: Vec<_> = config.api_versions.iter().map(ToString::to_string).collect();
     tracing::info!("Starting server with API versions: {}", versions.join(", "));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Cause::Runtime)?;
-    let result = runtime.block_on(main(config, logs, client_cas));
+    let result = runtime.block_on(main(config, prepared.logs, prepared.client_cas));
     // Nothing waits for what is left, such as a host name being looked up.
     runtime.shutdown_background();
+    drop(prepared.lock);
     Ok(result?)
 }
 
@@ -52,27 +54,22 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 /// # Errors
 /// Everything that would keep the agent from starting.
 pub fn check(config: &Config) -> Result<(), StartError> {
-    prepare(config).map(drop)
+    prepare(config, Purpose::Check).map(drop)
 }
 
-/// Opens what needs the rights of the start, gives them up and checks everything else. Logs what is odd. Returns the
-/// logs and those files with CA certificates that can be used.
-fn prepare(config: &Config) -> Result<(Logs, Vec<PathBuf>), StartError> {
-    let logs = Logs {
-        ima: measurement::open(&config.ima_log, "IMA measurement list"),
-        boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
-    };
-    if config.client_cas.is_none() {
-        tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
-    }
-    let mut problems = Vec::from_iter(drop_privileges(config).err());
-    let found = preflight::check(config);
-    for warning in found.warnings {
-        tracing::warn!("{warning}");
-    }
-    problems.extend(found.problems);
-    StartError::unless_empty(problems)?;
-    Ok((logs, found.client_cas))
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Run,
+    /// Nothing is written.
+    Check,
+}
+
+struct Prepared {
+    logs: Logs,
+    /// The files of `trusted_client_ca` that can be used.
+    client_cas: Vec<PathBuf>,
+    /// Of `keylime_dir`.
+    lock: Option<Lock>,
 }
 
 struct Logs {
@@ -80,20 +77,60 @@ struct Logs {
     boot: Option<std::fs::File>,
 }
 
-fn drop_privileges(config: &Config) -> Result<(), Cause> {
-    match (&config.run_as, privileges::is_root()) {
-        (Some(run_as), true) => {
-            let account = Account::find(run_as)?;
-            privileges::drop_to(&account, run_as)?;
-            tracing::info!("Running the service as {run_as}...");
+/// Opens what needs the rights of the start, gives them up and checks everything else. Logs what is odd.
+fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
+    let logs = Logs {
+        ima: measurement::open(&config.ima_log, "IMA measurement list"),
+        boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
+    };
+    if config.client_cas.is_none() {
+        tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
+    }
+    let mut problems = Vec::new();
+    let mut lock = None;
+    match find_account(config) {
+        Ok(target) => {
+            if purpose == Purpose::Run {
+                // Before anything is changed in the folder.
+                lock = lock_folder(config, target.as_ref())?;
+            }
+            if let Some((account, run_as)) = &target {
+                privileges::drop_to(account, run_as).map_err(Cause::from)?;
+                tracing::info!("Running the service as {run_as}...");
+            }
         }
+        Err(error) => problems.push(error.into()),
+    }
+    let found = preflight::check(config);
+    for warning in found.warnings {
+        tracing::warn!("{warning}");
+    }
+    problems.extend(found.problems);
+    StartError::unless_empty(problems)?;
+    Ok(Prepared { logs, client_cas: found.client_cas, lock })
+}
+
+/// The account to change to, if there is one and this process can.
+fn find_account(config: &Config) -> Result<Option<(Account, RunAs)>, PrivilegeError> {
+    match (&config.run_as, privileges::is_root()) {
+        (Some(run_as), true) => return Ok(Some((Account::find(run_as)?, run_as.clone()))),
         (None, true) => tracing::warn!("Cannot drop privileges since 'run_as' is empty: everything here runs as root"),
         (Some(_), false) => {
             tracing::warn!("Ignoring 'run_as' option because Keylime agent has not been started as root.")
         }
         (None, false) => {}
     }
-    Ok(())
+    Ok(None)
+}
+
+fn lock_folder(config: &Config, target: Option<&(Account, RunAs)>) -> Result<Option<Lock>, Cause> {
+    let folder = &config.keylime_dir;
+    let what = format!("the folder {}", folder.display());
+    let take = || Lock::take(&folder.join("keylime_agent.lock"), &what, "keylime_dir");
+    Ok(match target {
+        Some((account, run_as)) => privileges::with_rights_of(account, run_as, take)??,
+        None => take()?,
+    })
 }
 
 async fn main(config: &Config, logs: Logs, client_cas: Vec<PathBuf>) -> Result<(), Cause> {

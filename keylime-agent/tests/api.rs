@@ -457,3 +457,52 @@ fn a_second_agent_on_the_same_port_changes_nothing() {
     assert_eq!(count(), before);
     assert_eq!(lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]).status, 200);
 }
+
+#[test]
+fn one_of_several_agents_started_at_once_works_with_a_folder() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let options = KeylimeAgentOptions { folder: Some(folder.path().to_owned()), ..options() }
+        .env("KEYLIME_AGENT_UNIX_SOCKET_PATH", socket.to_str().unwrap());
+    let launch = || KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
+    let mut agents: Vec<_> = (0..4).map(|_| launch()).collect();
+    let pids: Vec<_> = agents.iter_mut().map(|agent| agent.part().pid()).collect();
+    let lock = folder.path().join("keylime_agent.lock");
+    // The one that has it.
+    let mut first = None;
+    test_support::wait::until("a registered agent", support::LIMIT, || {
+        first = agents.iter_mut().position(|agent| agent.part().log().contains("> Listening on Unix socket "));
+        Ok(first)
+    })
+    .unwrap();
+    let first = first.unwrap();
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), format!("{}\n", pids[first]));
+    let text = format!(
+        "> another keylime_agent (process {}) works with the folder {}: stop it, or give this one another keylime_dir \
+         (lock file {})\n",
+        pids[first],
+        folder.path().display(),
+        lock.display()
+    );
+    for (index, agent) in agents.iter_mut().enumerate().filter(|(index, _)| *index != first) {
+        assert_eq!(agent.part().wait_end(support::LIMIT).unwrap().code(), Some(1));
+        assert!(agent.part().log().ends_with(&text), "{index}: {}", agent.part().log());
+    }
+    assert!(socket.exists());
+    assert_eq!(lab.curl(&agents[first], "/v2.5/quotes/identity?nonce=abc", &[]).status, 200);
+
+    // Another folder and the same socket.
+    let other = self::options().env("KEYLIME_AGENT_UNIX_SOCKET_PATH", socket.to_str().unwrap());
+    let (code, log) = lab.failing_agent(&other);
+    assert_eq!(code, Some(1));
+    let text = format!("> another keylime_agent (process {}) works with the Unix socket ", pids[first]);
+    assert!(log.contains(&text), "{log}");
+
+    // A killed one leaves nothing in the way, one that ends leaves nothing.
+    agents[first].part().kill();
+    assert!(lock.exists());
+    let mut next = lab.agent(&options);
+    assert!(next.terminate().unwrap().success());
+    assert!(!lock.exists() && !socket.exists() && !folder.path().join("agent.sock.lock").exists());
+}

@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::connections::{Connections, Slot};
 use super::{Peer, serve_http};
+use crate::lock::{Lock, LockError};
 use crate::routes::Refusal;
 
 /// Connections at a time.
@@ -37,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum UnixError {
     #[error("cannot make the Unix socket {} (option 'unix_socket_path'): {source}", path.display())]
     Bind { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error(
         "cannot make the Unix socket {}: there is another kind of file (option 'unix_socket_path')",
         path.display()
@@ -69,6 +72,8 @@ struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
+    /// Until it listens, the socket cannot be told from a dead one.
+    _lock: Option<Lock>,
 }
 
 impl BoundUnix {
@@ -76,6 +81,8 @@ impl BoundUnix {
     /// without a socket or with a wrong mode; what an earlier run has left is replaced, a living socket is not.
     pub(crate) async fn new(path: &Path, mode: u32, allowed: Vec<Uid>) -> Result<Self, UnixError> {
         let error = |source| UnixError::Bind { path: path.to_owned(), source };
+        let what = format!("the Unix socket {}", path.display());
+        let lock = Lock::take(&with_suffix(path, ".lock"), &what, "unix_socket_path")?;
         match std::fs::symlink_metadata(path) {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(error(source)),
@@ -93,9 +100,7 @@ impl BoundUnix {
                 Ok(_) => return Err(UnixError::InUse { path: path.to_owned() }),
             },
         }
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}", std::process::id()));
-        let temporary = PathBuf::from(temporary);
+        let temporary = with_suffix(path, &format!(".{}", std::process::id()));
         let _ = std::fs::remove_file(&temporary);
         let make = || {
             let socket = UnixSocket::new_stream()?;
@@ -109,7 +114,7 @@ impl BoundUnix {
             let _ = std::fs::remove_file(&temporary);
             error(source)
         })?;
-        Ok(Self { socket, allowed, file: SocketFile { path: path.to_owned(), identity } })
+        Ok(Self { socket, allowed, file: SocketFile { path: path.to_owned(), identity, _lock: lock } })
     }
 
     /// Begins to accept connections into the kernel's queue.
@@ -187,6 +192,12 @@ async fn refuse(stream: UnixStream, slot: Slot) {
     }
 }
 
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 impl SocketFile {
     fn is_there(&self) -> bool {
         let found = std::fs::symlink_metadata(&self.path);
@@ -244,12 +255,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let shown = path.display().to_string();
-        let bound = bind(&path).await.unwrap().listen().unwrap();
+        let bound = bind(&path).await.unwrap();
+        let error = bind(&path).await.err().unwrap().to_string();
+        let pid = std::process::id();
+        assert!(
+            error.starts_with(&format!("another keylime_agent (process {pid}) works with the Unix socket {shown}: "))
+        );
+        drop(bound);
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(
             bind(&path).await.err().unwrap().to_string(),
             format!("cannot make the Unix socket {shown}: another process listens on it (option 'unix_socket_path')")
         );
-        drop(bound);
+        drop(other);
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(
             bind(&path).await.err().unwrap().to_string(),
@@ -259,10 +278,7 @@ mod tests {
         let nowhere = dir.path().join("no/folder");
         assert_eq!(
             bind(&nowhere).await.err().unwrap().to_string(),
-            format!(
-                "cannot make the Unix socket {} (option 'unix_socket_path'): No such file or directory (os error 2)",
-                nowhere.display()
-            )
+            format!("cannot open the lock file {}.lock: No such file or directory (os error 2)", nowhere.display())
         );
     }
 
