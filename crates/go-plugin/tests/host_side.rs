@@ -220,6 +220,9 @@ async fn the_plugin_reaches_the_hosts_services_and_the_host_the_plugins() {
     let offered = plugin.broker().dial(7).await.unwrap();
     let request = GetRequest { key: "x".into() };
     KvClient::new(offered).get(request).await.unwrap();
+    assert_eq!(files(dir.path()).len(), 2);
+    drop(plugin);
+    until("the sockets of a killed plugin are removed for it", || files(dir.path()).is_empty()).await;
 }
 
 #[tokio::test]

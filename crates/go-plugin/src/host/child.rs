@@ -15,7 +15,7 @@ use std::{
             process::CommandExt,
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -35,6 +35,9 @@ use nix::{
 use tokio::sync::{oneshot, watch};
 
 use super::{LaunchError, Sha256};
+
+/// Sockets of one plugin that are removed at its end. Plugins have one or a few.
+const MAX_SOCKETS: usize = 1024;
 
 /// What to execute.
 #[derive(Debug)]
@@ -60,18 +63,37 @@ pub(crate) struct Child {
 struct Shared {
     /// The process ID may belong to another process by now.
     reaped: bool,
-    /// The plugin's socket, which a killed plugin leaves behind.
-    socket: Option<PathBuf>,
+    /// The plugin's sockets, which a killed plugin leaves behind: first that of the handshake, then those it announced
+    /// through the broker.
+    sockets: Vec<PathBuf>,
 }
 
 impl Shared {
     /// Removes what the ended process left behind.
     fn clean_up(&mut self) {
-        if let Some(path) = self.socket.take()
-            && fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket())
-        {
-            // Whoever else removes it has done what was wanted.
-            let _ = fs::remove_file(path);
+        for path in self.sockets.drain(..) {
+            if fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
+                // Whoever else removes it has done what was wanted.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// What the plugin leaves behind, for those who learn of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Leavings(Arc<Mutex<Shared>>);
+
+impl Leavings {
+    /// Has a socket that the plugin announced removed when the child has ended.
+    ///
+    /// Only one in the folder of the handshake's socket: a plugin makes its sockets in one folder, and what it announces
+    /// elsewhere may be somebody else's.
+    pub(crate) fn announced(&self, path: &Path) {
+        let mut shared = lock(&self.0);
+        let own = shared.sockets.first().is_some_and(|first| first.parent() == path.parent());
+        if own && shared.sockets.len() < MAX_SOCKETS && !shared.sockets.iter().any(|known| known == path) {
+            shared.sockets.push(path.to_owned());
         }
     }
 }
@@ -129,10 +151,15 @@ impl Child {
     /// Has the plugin's socket removed when the child has ended, in case it does not do so itself.
     pub(crate) fn owns_socket(&self, path: PathBuf) {
         let mut shared = lock(&self.shared);
-        shared.socket = Some(path);
+        shared.sockets.insert(0, path);
         if shared.reaped {
             shared.clean_up();
         }
+    }
+
+    /// For those who learn of further sockets.
+    pub(crate) fn leavings(&self) -> Leavings {
+        Leavings(Arc::clone(&self.shared))
     }
 
     /// Sends SIGKILL; does nothing if the child has ended.
@@ -247,4 +274,55 @@ fn read(spec: &Spec) -> io::Result<(File, bool, Sha256)> {
     file.rewind()?;
     let actual = Sha256::of(&file)?;
     Ok((file, start == b"#!", actual))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_the_plugins_own_sockets_are_removed() {
+        let [own, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let socket = |dir: &Path, name: &str| {
+            let path = dir.join(name);
+            UnixListener::bind(&path).unwrap();
+            path
+        };
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let leavings = Leavings(Arc::clone(&shared));
+        // Before the handshake, or with one over TCP, nothing is known of the plugin's folder.
+        let early = socket(own.path(), "early");
+        leavings.announced(&early);
+        let first = socket(own.path(), "first");
+        lock(&shared).sockets.push(first.clone());
+
+        let announced = socket(own.path(), "announced");
+        let elsewhere = socket(other.path(), "elsewhere");
+        let file = own.path().join("file");
+        fs::write(&file, "").unwrap();
+        let dots = own.path().join("../").join(other.path().file_name().unwrap()).join("elsewhere");
+        for path in [&announced, &announced, &elsewhere, &file, &dots, &own.path().join("missing")] {
+            leavings.announced(path);
+        }
+        for path in ["@abstract", "relative", ""] {
+            leavings.announced(Path::new(path));
+        }
+        assert_eq!(lock(&shared).sockets.len(), 4);
+        lock(&shared).clean_up();
+        for (path, kept) in [(early, true), (first, false), (announced, false), (elsewhere, true), (file, true)] {
+            assert_eq!(path.exists(), kept, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_announces_without_end_fills_no_memory() {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        lock(&shared).sockets.push("/s/plugin".into());
+        for n in 0..2 * MAX_SOCKETS {
+            Leavings(Arc::clone(&shared)).announced(&Path::new("/s").join(n.to_string()));
+        }
+        assert_eq!(lock(&shared).sockets.len(), MAX_SOCKETS);
+    }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two streams that a host keeps open to its plugin for the plugin's whole life: broker and stdio.
 
+use std::path::Path;
+
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle},
@@ -11,7 +13,7 @@ use tonic::{Code, Status, transport::Channel};
 use crate::{
     Broker,
     broker::OUTGOING,
-    host::LOG_TARGET,
+    host::{LOG_TARGET, child::Leavings},
     proto::{grpc_broker_client::GrpcBrokerClient, grpc_stdio_client::GrpcStdioClient, stdio_data::Channel as Stdio},
 };
 
@@ -21,8 +23,9 @@ pub(crate) struct Streams([AbortHandle; 2]);
 
 impl Streams {
     /// Opens both. Neither is waited for: a plugin in Go answers a stream only once it has something to say.
-    pub(crate) fn open(channel: &Channel, broker: &Broker, plugin: &str) -> Self {
-        let broker = tokio::spawn(announce(GrpcBrokerClient::new(channel.clone()), broker.clone(), plugin.to_owned()));
+    pub(crate) fn open(channel: &Channel, broker: &Broker, leavings: Leavings, plugin: &str) -> Self {
+        let client = GrpcBrokerClient::new(channel.clone());
+        let broker = tokio::spawn(announce(client, broker.clone(), leavings, plugin.to_owned()));
         let stdio = tokio::spawn(listen(GrpcStdioClient::new(channel.clone()), plugin.to_owned()));
         Self([&broker, &stdio].map(JoinHandle::abort_handle))
     }
@@ -36,13 +39,17 @@ impl Drop for Streams {
     }
 }
 
-async fn announce(client: GrpcBrokerClient<Channel>, broker: Broker, plugin: String) {
+async fn announce(client: GrpcBrokerClient<Channel>, broker: Broker, leavings: Leavings, plugin: String) {
     let (outgoing, announcements) = mpsc::channel(OUTGOING);
     broker.attach(outgoing.clone());
     let exchange = async {
         let mut client = client;
         let mut incoming = client.start_stream(ReceiverStream::new(announcements)).await?.into_inner();
         while let Some(info) = incoming.message().await? {
+            // Go removes the socket of a brokered service in a goroutine, which the end of the process may overtake.
+            if info.network == "unix" {
+                leavings.announced(Path::new(&info.address));
+            }
             if let Some(answer) = broker.receive(info)
                 && outgoing.send(answer).await.is_err()
             {

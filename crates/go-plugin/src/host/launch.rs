@@ -184,7 +184,7 @@ impl Launch {
                 return Err(LaunchError::Connect { address: line.address, source });
             }
         };
-        let streams = Streams::open(&channel, &broker, &name);
+        let streams = Streams::open(&channel, &broker, child.leavings(), &name);
         Ok(Plugin { name, grace: self.grace, channel, broker, streams, child })
     }
 
