@@ -9,6 +9,7 @@
 
 mod build;
 mod fixtures;
+mod kinds;
 mod public;
 mod recorded;
 mod structures;
