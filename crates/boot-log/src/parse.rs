@@ -7,8 +7,9 @@ use crate::error::BootLogError;
 use crate::reader::Reader;
 use crate::secure_boot;
 
-/// Longest log in bytes. Real ones have 20 to 80 KiB, most of it the secure boot databases.
-pub const MAX_BOOT_LOG_LEN: usize = 256 * 1024;
+/// Longest log in bytes, which is what the plugins' messages carry. Real ones have 20 to 80 KiB, most
+/// of it the secure boot databases.
+pub use tpm_wire::payload::MAX_BOOT_LOG_LEN;
 
 /// Most events in a log, the Spec ID event included. Real logs have 100 to 200.
 pub const MAX_EVENTS: usize = 4096;

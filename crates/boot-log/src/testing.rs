@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds boot logs for the tests.
 
+mod seeds;
+
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::pcr::PcrValues;
 
@@ -133,6 +135,21 @@ pub(crate) fn variable(guid: u8, name: &str, value: &[u8]) -> Vec<u8> {
     data
 }
 
+/// An EFI_SIGNATURE_LIST with one SHA-256 digest.
+fn signature_list() -> Vec<u8> {
+    let mut list = vec![0x26; 16];
+    for size in [76u32, 0, 48] {
+        list.extend_from_slice(&size.to_le_bytes());
+    }
+    list.resize(76, 0x5a);
+    list
+}
+
+/// A UEFI_IMAGE_LOAD_EVENT without a device path.
+fn image_load() -> Vec<u8> {
+    [0x7e00_0000, 0x0010_0000, 0, 0u64].map(u64::to_le_bytes).concat()
+}
+
 /// A log with the events that a PC with a boot loader has, short.
 pub(crate) fn ordinary(banks: &[HashAlgorithm], startup_locality: Option<u8>, secure_boot: &[u8]) -> Builder {
     let mut log = Builder::new(banks);
@@ -142,16 +159,16 @@ pub(crate) fn ordinary(banks: &[HashAlgorithm], startup_locality: Option<u8>, se
     log = log
         .event(0, EV_S_CRTM_VERSION, b"1\0.\x000\0\0\0")
         .secure_boot(secure_boot)
-        .event(7, EV_EFI_VARIABLE_DRIVER_CONFIG, &variable(0x0a, "PK", b"platform key"))
-        .event(7, EV_EFI_VARIABLE_DRIVER_CONFIG, &variable(0x0b, "dbx", &[0x5a; 76]))
+        .event(7, EV_EFI_VARIABLE_DRIVER_CONFIG, &variable(0x0a, "PK", &signature_list()))
+        .event(7, EV_EFI_VARIABLE_DRIVER_CONFIG, &variable(0x0b, "dbx", &signature_list()))
         .separator(7)
         .event(1, EV_EFI_VARIABLE_BOOT, &variable(0x0a, "BootOrder", &[1, 0, 2, 0]))
         .event(4, EV_EFI_ACTION, b"Calling EFI Application from Boot Option");
     for pcr in 0..7 {
         log = log.separator(pcr);
     }
-    log.event(7, EV_EFI_VARIABLE_AUTHORITY, &variable(0x0b, "db", b"vendor certificate"))
-        .measured(4, EV_EFI_BOOT_SERVICES_APPLICATION, b"the boot loader", b"path of the boot loader")
+    log.event(7, EV_EFI_VARIABLE_AUTHORITY, &variable(0x0b, "db", &[0x11; 48]))
+        .measured(4, EV_EFI_BOOT_SERVICES_APPLICATION, b"the boot loader", &image_load())
         .measured(8, EV_IPL, b"linux /vmlinuz", b"kernel_cmdline: linux /vmlinuz\0")
         .event(5, EV_EFI_ACTION, b"Exit Boot Services Invocation")
 }
