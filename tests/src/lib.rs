@@ -2,8 +2,12 @@
 //! One attested host, as the tests, the demo and the benchmark need it: a TPM, Keylime, and a Keylime agent that is
 //! enrolled with an expected value for PCR 23.
 
+mod software_agent;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use software_agent::SoftwareAgent;
 
 use anyhow::{Context, Result};
 use test_support::{

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The same thing many times over: a few rounds in every test run, many in `./scripts/soak` (which sets `SOAK_FACTOR`).
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use e2e::{Host, LIMIT};
+use e2e::{Host, LIMIT, SoftwareAgent};
 use nix::sys::signal::Signal;
-use spire_plugin::host::{Launch, SpireHost};
-use test_support::{process, require};
+use spire_plugin::host::{AgentPlugin, Launch, ServerPlugin, SpireHost};
+use test_support::keylime::fake::{FakeAgent, FakeKeylime};
+use test_support::{bin, process, require};
+use tokio::task::JoinSet;
 
 /// How many times more often than in a usual test run.
 fn factor() -> usize {
@@ -59,6 +62,67 @@ async fn attestations_in_turn_and_at_once_leave_the_plugins_as_they_were() {
     assert_eq!(agent.unload().await.to_string(), "exit status 0");
     assert_eq!(server.unload().await.to_string(), "exit status 0");
 }
+
+/// Both plugins, and what may attest with them at the same time.
+struct Pair {
+    spire: SpireHost,
+    agent: AgentPlugin,
+    server: ServerPlugin,
+}
+
+impl Pair {
+    /// `count` attestations, eight at a time.
+    async fn attest(self: &Arc<Self>, count: usize) {
+        let mut tasks = JoinSet::new();
+        for _ in 0..8 {
+            let pair = self.clone();
+            tasks.spawn(async move {
+                for _ in 0..count / 8 {
+                    pair.spire.attest(&pair.agent, &pair.server).await.unwrap();
+                }
+            });
+        }
+        tasks.join_all().await;
+    }
+}
+
+/// Both Keylime servers and the TPM are stand-ins that take next to no time, so that it is the plugins that are
+/// exercised: 1000 attestations, or 100,000 in `./scripts/soak`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_attestations_leave_nothing_behind() {
+    let id = "7f3a2b1c-0000-4000-8000-0123456789ab";
+    let keylime = FakeKeylime::start().unwrap();
+    let host = SoftwareAgent::start(id).unwrap();
+    // Any public key stands in for the EK's.
+    keylime.put(id, FakeAgent::verified(host.ak().to_vec(), Some(host.ak().to_vec())));
+    let spire = SpireHost::new("tower.example".parse().unwrap(), "keylime");
+    let launch = |name| Launch::new(bin::built(name).unwrap());
+    let server = spire.load_server(launch("keylime-attestor-server"), &keylime.plugin_data()).await.unwrap();
+    let agent = spire.load_agent(launch("keylime-attestor-agent"), &host.agent_data()).await.unwrap();
+    let pids = [agent.pid(), server.pid()];
+    let memory = || pids.map(|pid| process::rss_kib(pid).unwrap());
+    let cpu = || pids.map(|pid| process::cpu_time(pid).unwrap());
+    let pair = Arc::new(Pair { spire, agent, server });
+
+    // What is allocated once and kept.
+    pair.attest(400).await;
+    let (count, memory_before, cpu_before, start) = (1000 * factor(), memory(), cpu(), Instant::now());
+    pair.attest(count).await;
+    let (seconds, memory_after, cpu_after) = (start.elapsed().as_secs_f64(), memory(), cpu());
+    println!("{count} attestations, {:.0} a second", count as f64 / seconds);
+    for (index, name) in ["agent plugin", "server plugin"].iter().enumerate() {
+        let each = (cpu_after[index] - cpu_before[index]).as_secs_f64() * 1000.0 / count as f64;
+        let (before, after) = (memory_before[index], memory_after[index]);
+        println!("{name}: {each:.2} ms of processor time for each; VmRSS {before} KiB before, {after} KiB after");
+        assert!(after < before + SETTLING_KIB, "{name}: {before} KiB grew to {after} KiB");
+    }
+    let Pair { agent, server, .. } = Arc::into_inner(pair).unwrap();
+    assert_eq!(agent.unload().await.to_string(), "exit status 0");
+    assert_eq!(server.unload().await.to_string(), "exit status 0");
+}
+
+/// What a plugin may grow by however often it attests: an allocator settles slowly.
+const SETTLING_KIB: u64 = 2048;
 
 #[test]
 fn a_killed_keylime_agent_comes_back_as_itself() {
