@@ -219,14 +219,17 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The option most like `key`, if one is close enough to be a slip.
+/// The option nearest to `key`, if one is near enough to be what was meant: at most one edit (insertion, deletion,
+/// substitution, swap of neighbours) for each three characters, letter case ignored. `keylime_agent` suggests by the
+/// same measure.
 fn closest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let key = key.to_ascii_lowercase();
+    let key = key.to_lowercase();
+    let limit = (key.chars().count() / 3).max(1);
     known
         .iter()
-        .map(|known| (strsim::jaro_winkler(&key, known), *known))
-        .filter(|(likeness, _)| *likeness > 0.85)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|known| (strsim::damerau_levenshtein(&key, &known.to_lowercase()), *known))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }
 

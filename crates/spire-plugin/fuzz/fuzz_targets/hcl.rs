@@ -15,6 +15,11 @@ fuzz_target!(|text: &str| {
             options.string("host", "127.0.0.1");
             options.boolean("use_tls", false);
             options.port("port", 9002);
+            options.strings("hosts");
+            options.numbers("pcrs", 0..=23);
+            options.choice("by", &[("both", 0), ("local", 1)], 0);
+            options.choices("groups", &[("agent_id", 0), ("pcr", 1)]);
+            options.exclude("host", "hosts", "set one of them");
             options.duration("interval", Duration::from_secs(1), Duration::ZERO..=Duration::MAX);
             options.finish().into_texts()
         }

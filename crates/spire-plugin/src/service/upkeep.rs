@@ -16,10 +16,10 @@ use tokio::{
 use crate::{ConfigStore, Metrics, PluginConfig, Problems, config, expiry::Expiry, reload::Watch};
 
 /// How often files are looked at. A change is in force after two to three looks.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(2);
 /// How often certificates are looked at, and changed files that were refused are read once more: what was wrong may
 /// have been the moment.
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
 /// How often the heartbeat counts.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -157,3 +157,6 @@ impl<C: PluginConfig> Upkeep<C> {
         self.expiry.check(SystemTime::now(), &self.metrics);
     }
 }
+
+#[cfg(test)]
+mod tests;
