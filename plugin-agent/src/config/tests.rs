@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use spire_plugin::hcl;
+use test_support::ca::{LeafSpec, TestCa};
+use test_support::scratch::Scratch;
 
 use super::*;
 
@@ -36,6 +38,11 @@ fn a_unix_socket_needs_nothing_else() {
 #[test]
 fn each_problem_names_its_option() {
     for (text, expected) in [
+        (
+            "require_agent_nonce = \"yes\"",
+            "`require_agent_nonce`: found text in double quotes, allowed is `true` or `false`, without quotes",
+        ),
+        ("require_agent_nonces = true", "`require_agent_nonces`: unknown option, did you mean `require_agent_nonce`?"),
         ("keylime_agent_prot = \"1\"", "`keylime_agent_prot`: unknown option, did you mean `keylime_agent_port`?"),
         ("keylime_agent_port = \"0\"", "`keylime_agent_port`: found `0`, allowed is a port from 1 to 65535"),
         (
@@ -82,4 +89,37 @@ fn tls_problems_are_told_together() {
     assert_eq!(first, "`insecure_plain_http` contradicts `keylime_agent_use_tls = true`: remove it");
     assert_eq!(second, "`keylime_agent_client_cert` and `keylime_agent_client_key` go together: set both or neither");
     assert!(third.starts_with("`keylime_agent_ca_cert`: ") && third.contains("/nonexistent/ca.crt"), "{third}");
+}
+
+#[test]
+fn the_nonce_of_the_server_alone_is_taken_unless_refused() {
+    for (text, required) in [("", false), ("require_agent_nonce = false", false), ("Require_Agent_Nonce = true", true)]
+    {
+        let (config, problems) = build(text);
+        assert_eq!(problems, [""; 0]);
+        let config = config.unwrap();
+        assert_eq!((config.require_agent_nonce, config.trust_domain.as_str()), (required, "tower.example"));
+    }
+}
+
+#[test]
+fn tls_files_are_watched_and_their_end_is_known() {
+    let scratch = Scratch::new("config").unwrap();
+    let root = TestCa::root("Root").unwrap();
+    let ca = root.write(scratch.path(), "ca").unwrap();
+    let (cert, key) = root.issue(&LeafSpec::new("client")).unwrap().write(scratch.path(), "client").unwrap();
+    let (config, problems) = build(&format!(
+        "keylime_agent_use_tls = true\nkeylime_agent_ca_cert = {ca:?}\nkeylime_agent_client_cert = {cert:?}\n\
+         keylime_agent_client_key = {key:?}"
+    ));
+    assert_eq!(problems, [""; 0]);
+    let config = config.unwrap();
+    assert_eq!(config.watched_files(), [ca.clone(), cert.clone(), key]);
+    let certificates: Vec<_> =
+        config.certificates().into_iter().map(|c| (c.option, c.path, c.not_after > c.not_before)).collect();
+    assert_eq!(certificates, [("keylime_agent_client_cert", cert, true), ("keylime_agent_ca_cert", ca, true)]);
+
+    let (config, _) = build("keylime_agent_unix_socket = \"/run/keylime/agent.sock\"");
+    let config = config.unwrap();
+    assert!(config.watched_files().is_empty() && config.certificates().is_empty());
 }
