@@ -105,11 +105,10 @@ fn tpm(trust: &ek_certificate::EkTrust, evidence: &Evidence<'_>) -> Result<Vec<S
     let certificate = evidence.registrar.and_then(|registrar| registrar.ek_certificate.as_deref());
     let certificate = certificate.ok_or("the registrar holds no EK certificate of this host")?;
     let model = trust.verify(certificate, &ek, evidence.now).map_err(|error| error.to_string())?;
-    Ok(vec![
-        format!("tpm:manufacturer:{}", model.manufacturer),
-        format!("tpm:model:{}", model.model),
-        format!("tpm:version:{}", model.version),
-    ])
+    let values = [("manufacturer", model.manufacturer), ("model", model.model), ("version", model.version)];
+    // Some makers leave one of the three empty.
+    let given = values.into_iter().filter(|(_, value)| !value.is_empty());
+    Ok(given.map(|(name, value)| format!("tpm:{name}:{value}")).collect())
 }
 
 fn secure_boot(evidence: &Evidence<'_>) -> Result<String, String> {

@@ -96,6 +96,7 @@ impl ServerConfig {
                     .to_owned(),
             );
         }
+        warnings.extend(selection.warnings());
         let watched = keylime.files.into_iter().chain(selection.files()).collect();
         Some(Self {
             trust_domain: core.trust_domain.clone(),

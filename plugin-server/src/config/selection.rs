@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The options about selectors: which groups are made, and what they need.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ek_certificate::EkTrust;
 use spire_plugin::Options;
@@ -48,6 +48,8 @@ pub struct Selection {
     pub secure_boot: bool,
     /// `policy:…`.
     pub policy: bool,
+    /// The file or folder of [`Self::tpm`].
+    pub ek_ca_path: Option<PathBuf>,
 }
 
 impl Selection {
@@ -89,7 +91,8 @@ impl Selection {
                 options.problem(format!("`selector_pcrs`: PCR {pcr} cannot be a selector: {why}"));
             }
         }
-        let tpm = ek_ca_path.filter(|_| has(Group::Tpm)).and_then(|path| match EkTrust::load(Path::new(&path)) {
+        let ek_ca_path = ek_ca_path.map(PathBuf::from).filter(|_| has(Group::Tpm));
+        let tpm = ek_ca_path.as_deref().and_then(|path| match EkTrust::load(path) {
             Ok(trust) => Some(trust),
             Err(problems) => {
                 for problem in problems {
@@ -105,6 +108,7 @@ impl Selection {
             pcrs: pcrs.iter().fold(PcrMask::EMPTY, |mask, pcr| mask.with(*pcr as u8)),
             secure_boot: has(Group::SecureBoot),
             policy: has(Group::Policy),
+            ek_ca_path,
         })
     }
 
@@ -115,8 +119,23 @@ impl Selection {
         Wanted { pcrs, boot_log: self.secure_boot }
     }
 
-    /// The files that were read.
+    /// The files that were read, and the path that they were found by: in a folder one may be added.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.tpm.as_ref().map(EkTrust::files).unwrap_or_default()
+        self.ek_ca_path.iter().cloned().chain(self.tpm.iter().flat_map(EkTrust::files)).collect()
+    }
+
+    /// What should be put right although it works.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let strays = self.tpm.iter().flat_map(EkTrust::certificates).filter(|certificate| !certificate.reaches_anchor);
+        strays
+            .map(|certificate| {
+                format!(
+                    "ek_ca_path: \"{}\" in {} does not lead to a root of the store, so no TPM is verified by it: add the \
+                     certificate of its issuer",
+                    certificate.subject,
+                    certificate.file.display()
+                )
+            })
+            .collect()
     }
 }
