@@ -38,7 +38,15 @@ fn mask(pcrs: &[u8]) -> PcrMask {
 }
 
 fn nothing() -> Selection {
-    Selection { agent_id: false, ek_hash: false, tpm: None, pcrs: PcrMask::EMPTY, secure_boot: false, policy: false }
+    Selection {
+        agent_id: false,
+        ek_hash: false,
+        tpm: None,
+        pcrs: PcrMask::EMPTY,
+        secure_boot: false,
+        policy: false,
+        ek_ca_path: None,
+    }
 }
 
 #[test]
