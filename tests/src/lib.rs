@@ -9,10 +9,11 @@ use std::time::Duration;
 
 pub use software_agent::SoftwareAgent;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use test_support::{
     KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, PluginSpec, SpireServer, Swtpm, SwtpmOptions,
-    bin, wait,
+    bin, process, wait,
 };
 
 /// How long anything on loopback may take before a test gives up.
@@ -68,6 +69,41 @@ impl Host {
     /// When the tenant refuses, or no quote is accepted.
     pub fn enrol(&self) -> Result<()> {
         self.servers.enrol(&self.id, self.agent.port, Some(&tpm_policy()))?;
+        self.servers.wait_verified(&self.id, LIMIT)?;
+        Ok(())
+    }
+
+    /// Enrols the host by an administrator's call, as if it were to be reached at another port. Other than the tenant
+    /// this asks the host for nothing.
+    ///
+    /// # Errors
+    /// When the registrar does not know the host or the verifier refuses.
+    pub fn enrol_at(&self, port: u16) -> Result<()> {
+        let known = self.servers.registrar_agent(&self.id)?.context("the registrar does not know the host")?;
+        let member = |name: &str| known.get(name).cloned().unwrap_or_default();
+        let policy = format!("{{\"mask\": \"{:#x}\", {}", 1_u32 << WATCHED_PCR, tpm_policy().trim_start_matches('{'));
+        let body = json!({
+            "v": null, "cloudagent_ip": "127.0.0.1", "cloudagent_port": port, "tpm_policy": policy,
+            "runtime_policy": "", "runtime_policy_name": null, "runtime_policy_key": "", "mb_policy": null,
+            "mb_policy_name": null, "ima_sign_verification_keys": "", "metadata": "{}", "revocation_key": "",
+            "accept_tpm_hash_algs": ["sha256"], "accept_tpm_encryption_algs": ["rsa"],
+            "accept_tpm_signing_algs": ["rsassa"], "ak_tpm": member("aik_tpm"), "mtls_cert": member("mtls_cert"),
+            "supported_version": "2.5",
+        });
+        let answer = self.servers.verifier_call("POST", &format!("/v2.5/agents/{}", self.id), Some(&body))?;
+        ensure!(answer.status == 200, "the verifier answered {}: {}", answer.status, answer.body);
+        Ok(())
+    }
+
+    /// Has Keylime hold the host to the present value of [`WATCHED_PCR`], and waits for the first accepted quote.
+    ///
+    /// # Errors
+    /// As [`Host::enrol`].
+    pub fn expect_what_is(&self) -> Result<()> {
+        let policy = format!("{{\"{WATCHED_PCR}\": [\"{}\"]}}", self.tpm.pcr_read("sha256", WATCHED_PCR)?);
+        let port = self.agent.port.to_string();
+        let args = ["-c", "update", "-t", "127.0.0.1", "-tp", &port, "-u", &self.id, "--tpm_policy", &policy];
+        process::success("keylime_tenant -c update", self.servers.tenant(&args)?)?;
         self.servers.wait_verified(&self.id, LIMIT)?;
         Ok(())
     }

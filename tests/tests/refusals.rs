@@ -8,7 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use e2e::{Host, LIMIT, logged_reason};
 use hostile_agent::HostileAgent;
-use serde_json::json;
 use test_support::{PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, bin, require};
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::pcr::PcrValues;
@@ -99,19 +98,8 @@ fn a_host_that_was_enrolled_but_never_quoted_is_refused() {
     );
 
     // Enrolled by an administrator's call with a port at which nobody listens: no quote is ever fetched.
-    let known = host.servers.registrar_agent(&host.id).unwrap().unwrap();
     let nobody = test_support::ports::reserve().unwrap();
-    let body = json!({
-        "v": null, "cloudagent_ip": "127.0.0.1", "cloudagent_port": nobody.number(),
-        "tpm_policy": format!("{{\"mask\": \"0x800000\", \"23\": [\"{}\"]}}", "0".repeat(64)),
-        "runtime_policy": "", "runtime_policy_name": null, "runtime_policy_key": "", "mb_policy": null,
-        "mb_policy_name": null, "ima_sign_verification_keys": "", "metadata": "{}", "revocation_key": "",
-        "accept_tpm_hash_algs": ["sha256"], "accept_tpm_encryption_algs": ["rsa"],
-        "accept_tpm_signing_algs": ["rsassa"], "ak_tpm": known["aik_tpm"], "mtls_cert": known["mtls_cert"],
-        "supported_version": "2.5",
-    });
-    let answer = host.servers.verifier_call("POST", &format!("/v2.5/agents/{}", host.id), Some(&body)).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    host.enrol_at(nobody.number()).unwrap();
     host.servers.wait_state(&host.id, 3, LIMIT).unwrap();
     agent.wipe_and_restart().unwrap();
     let silent = agent.refused(LIMIT).unwrap();

@@ -3,11 +3,15 @@
 //! loss of it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+mod slow_way;
+
 use std::time::Duration;
 
 use e2e::{Host, LIMIT, WATCHED_PCR, logged_reason};
-use test_support::spire::VERSIONS;
-use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, require, wait};
+use serde_json::json;
+use slow_way::SlowWay;
+use test_support::spire::{Prometheus, VERSIONS};
+use test_support::{PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, bin, require, wait};
 
 const WORKLOAD: &str = "spiffe://tower.example/workload";
 
@@ -87,6 +91,63 @@ fn to_an_identity_and_back(version: &str) {
 }
 
 #[test]
+fn a_workload_is_bound_to_the_value_of_a_pcr() {
+    let (Some(()), Some(_), Some(())) = (require::swtpm(), require::keylime(), require::root()) else { return };
+    for version in VERSIONS {
+        let Some(spire) = require::spire_version(version) else { continue };
+        let host = Host::start().unwrap();
+        host.enrol().unwrap();
+        let mut plugin = host.server_plugin().unwrap();
+        plugin.data.push_str(&format!("\nselectors = [\"pcr\"]\nselector_pcrs = [{WATCHED_PCR}]"));
+        let server = SpireServer::start(&SpireServerOptions::new(plugin).with(&spire)).unwrap();
+
+        // Whatever host has this value, and on it whatever runs as this user.
+        let good = format!("keylime:pcr:sha256:{WATCHED_PCR}:{}", "0".repeat(64));
+        let measured = "spiffe://tower.example/measured";
+        server.entry_create("spiffe://tower.example/spire/server", measured, &[&good]).unwrap();
+        let uid = format!("unix:uid:{}", nix::unistd::geteuid());
+        server.entry_create(measured, WORKLOAD, &[&uid]).unwrap();
+        let mut agent = SpireAgent::start(&server, &SpireAgentOptions::new(host.agent_plugin().unwrap())).unwrap();
+        agent.attested(LIMIT).unwrap();
+        let svids = agent.fetch_x509(LIMIT).unwrap();
+        assert_eq!(svids.iter().map(|svid| svid.spiffe_id.as_str()).collect::<Vec<_>>(), [WORKLOAD]);
+
+        // Keylime comes to hold the host to the new value: the host is good, and yet another one to SPIRE.
+        host.tpm.pcr_extend(WATCHED_PCR).unwrap();
+        host.expect_what_is().unwrap();
+        let agent_id = server.agent_id(&host.id);
+        server.agent_evict(&agent_id).unwrap();
+        agent.part().wait_log("Successfully reattested node", LIMIT).unwrap();
+        wait::until("end of the workload's identity", LIMIT, || Ok(agent.fetch_x509_now().err())).unwrap();
+        let value = host.tpm.pcr_read("sha256", WATCHED_PCR).unwrap();
+        let selectors = &server.agent_show(&agent_id).unwrap()["selectors"];
+        assert_eq!(*selectors, json!([{"type": "keylime", "value": format!("pcr:sha256:{WATCHED_PCR}:{value}")}]));
+    }
+}
+
+#[test]
+fn a_host_gets_its_identity_at_its_first_verification() {
+    let (Some(()), Some(_), Some(_)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
+    let Some(()) = require::root() else { return };
+    let host = Host::start().unwrap();
+    let mut plugin = host.server_plugin().unwrap();
+    plugin.data.push_str("\nwait_for_verification = \"1m\"");
+    let prometheus = Prometheus::new().unwrap();
+    let options = SpireServerOptions { blocks: prometheus.block(), ..SpireServerOptions::new(plugin) };
+    let server = SpireServer::start(&options).unwrap();
+
+    // Enrolled, and the verifier asks for the first quote, but the way to the host is slow.
+    let way = SlowWay::to(host.agent.port).unwrap();
+    host.enrol_at(way.port()).unwrap();
+    let mut agent = SpireAgent::start(&server, &SpireAgentOptions::new(host.agent_plugin().unwrap())).unwrap();
+    let questions = ["spire_server_keylime_attestor_latency_count{", "hop=\"verifier\""];
+    prometheus.wait(&questions, LIMIT, |asked| asked >= 3.0).unwrap();
+    way.open();
+    agent.attested(LIMIT).unwrap();
+    assert!(agent.log().iter().all(|line| line.message != "Failed to retrieve attestation result"));
+}
+
+#[test]
 fn the_unix_socket_serves_the_agent_plugin() {
     let (Some(()), Some(_), Some(_)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
     let Some(()) = require::root() else { return };
@@ -102,18 +163,26 @@ fn the_unix_socket_serves_the_agent_plugin() {
 
 #[test]
 fn validate_tells_every_problem_at_once() {
-    let Some(_) = require::spire() else { return };
-    let command = test_support::bin::built("keylime-attestor-server").unwrap();
-    let data = "keylime_verifier_prot = \"8881\"\nkeylime_registrar_port = \"0\"\nkeylime_tls_ca_cert_file = \"/nonexistent/ca.crt\"";
-    let options = SpireServerOptions::new(test_support::PluginSpec::keylime(command, data));
-    let output = SpireServer::validate(&options).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
-    for expected in [
-        "`keylime_verifier_prot`: unknown option, did you mean `keylime_verifier_port`?",
-        "`keylime_registrar_port`: found `0`, allowed is a port from 1 to 65535",
-        "/nonexistent/ca.crt",
-    ] {
-        assert!(said.contains(expected), "{expected} is not in:\n{said}");
+    let command = bin::built("keylime-attestor-server").unwrap();
+    let data = "keylime_verifier_prot = \"8881\"\nkeylime_registrar_port = \"0\"\n\
+                keylime_tls_ca_cert_file = \"/nonexistent/ca.crt\"\nquote_verification = \"none\"\n\
+                maximum_attestation_interval = \"10\"\nselectors = [\"pcrs\"]\nselector_pcrs = [7, 16]";
+    for version in VERSIONS {
+        let Some(spire) = require::spire_version(version) else { continue };
+        let options = SpireServerOptions::new(PluginSpec::keylime(&command, data)).with(&spire);
+        let output = SpireServer::validate(&options).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for expected in [
+            "`keylime_verifier_prot`: unknown option, did you mean `keylime_verifier_port`?",
+            "`keylime_registrar_port`: found `0`, allowed is a port from 1 to 65535",
+            "/nonexistent/ca.crt",
+            "`quote_verification`: found `none`, allowed is `both` or `local`",
+            "`maximum_attestation_interval`: found `10`, allowed is a time from `1s` to `24h`",
+            "`selectors`, element 1: found `pcrs`, allowed is `agent_id`, `ek_hash`, `tpm`, `pcr`,",
+            "`selector_pcrs`: PCR 16 cannot be a selector: each quote sets it",
+        ] {
+            assert!(said.contains(expected), "{expected} is not in:\n{said}");
+        }
     }
 }

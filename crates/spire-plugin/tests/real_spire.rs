@@ -2,21 +2,12 @@
 //! The real SPIRE with the `passphrase` example on both sides: metrics, and new data on a signal.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{Ipv4Addr, TcpStream},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use nix::sys::signal::Signal;
 use test_support::{
-    PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions,
-    ports::{self, Port},
-    require,
-    spire::LogLine,
+    PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, require,
+    spire::{LogLine, Prometheus},
     wait,
 };
 
@@ -40,48 +31,31 @@ fn plugin(folder: &Path, side: &str) -> PluginSpec {
     plugin
 }
 
-/// The block that has SPIRE show its metrics.
-fn telemetry(port: &Port) -> String {
-    format!("telemetry {{\n  Prometheus {{\n    host = \"127.0.0.1\"\n    port = {}\n  }}\n}}", port.number())
-}
-
-/// Waits until SPIRE shows a metric with all these parts of its line, and returns its value.
-fn metric(port: &Port, parts: &[&str]) -> f64 {
-    wait::until(&parts.join(" "), LIMIT, || {
-        let Ok(mut connection) = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())) else { return Ok(None) };
-        connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        connection.read_to_string(&mut text)?;
-        let line = text.lines().find(|line| parts.iter().all(|part| line.contains(part)) && !line.starts_with('#'));
-        Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()))
-    })
-    .unwrap()
-}
-
 #[test]
 fn spire_shows_what_the_plugins_measure() {
     let Some(_) = require::spire() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let [server_port, agent_port] = [(); 2].map(|()| ports::reserve().unwrap());
+    let [of_server, of_agent] = [(); 2].map(|()| Prometheus::new().unwrap());
     let mut options = SpireServerOptions::new(plugin(folder.path(), "server"));
-    options.blocks = telemetry(&server_port);
+    options.blocks = of_server.block();
     let server = SpireServer::start(&options).unwrap();
     let mut options = SpireAgentOptions::new(plugin(folder.path(), "agent"));
-    options.blocks = telemetry(&agent_port);
+    options.blocks = of_agent.block();
     let mut agent = SpireAgent::start(&server, &options).unwrap();
     agent.attested(LIMIT).unwrap();
 
-    let near = |value: f64, expected: f64| assert!((value - expected).abs() < 1e-9, "{value}");
-    assert!(metric(&server_port, &["spire_server_keylime_attestor_heartbeat{"]) >= 1.0);
-    assert!(metric(&agent_port, &["spire_agent_keylime_attestor_heartbeat{"]) >= 1.0);
+    let near = |expected: f64| move |value: f64| (value - expected).abs() < 1e-9;
+    of_server.wait(&["spire_server_keylime_attestor_heartbeat{"], LIMIT, |count| count >= 1.0).unwrap();
+    of_agent.wait(&["spire_agent_keylime_attestor_heartbeat{"], LIMIT, |count| count >= 1.0).unwrap();
     for step in ["step=\"started\"", "step=\"attested\""] {
-        near(metric(&server_port, &["spire_server_keylime_attestor_attestations{", step]), 1.0);
+        of_server.wait(&["spire_server_keylime_attestor_attestations{", step], LIMIT, near(1.0)).unwrap();
     }
     // A summary in milliseconds, as SPIRE's own times.
-    near(metric(&server_port, &["spire_server_keylime_attestor_attestation_count{"]), 1.0);
-    let milliseconds = metric(&server_port, &["spire_server_keylime_attestor_attestation_sum{"]);
-    assert!(milliseconds > 0.1 && milliseconds < LIMIT.as_secs_f64() * 1000.0, "{milliseconds}");
-    metric(&server_port, &["spire_server_keylime_attestor_attestation{", "quantile=\"0.99\""]);
+    of_server.wait(&["spire_server_keylime_attestor_attestation_count{"], LIMIT, near(1.0)).unwrap();
+    let sensible = |milliseconds| milliseconds > 0.1 && milliseconds < LIMIT.as_secs_f64() * 1000.0;
+    of_server.wait(&["spire_server_keylime_attestor_attestation_sum{"], LIMIT, sensible).unwrap();
+    let quantile = ["spire_server_keylime_attestor_attestation{", "quantile=\"0.99\""];
+    of_server.wait(&quantile, LIMIT, |_| true).unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod binaries;
 mod config;
 mod log;
 mod program;
+mod prometheus;
 mod server;
 
 pub use agent::{SpireAgent, SpireAgentOptions, Svid};
@@ -13,4 +14,5 @@ pub use binaries::{SpireBinaries, VERSIONS};
 pub use config::PluginSpec;
 pub use log::LogLine;
 pub use program::SpireProgram;
+pub use prometheus::Prometheus;
 pub use server::{SpireServer, SpireServerOptions};
