@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::agent_data::AgentDataError;
+use crate::identity::IdentityError;
 use crate::lock::LockError;
 use crate::payload_key::PayloadKeyError;
 use crate::privileges::PrivilegeError;
@@ -67,6 +68,8 @@ pub(crate) enum Cause {
     Privileges(#[from] PrivilegeError),
     #[error("option 'unix_socket_allowed_users': {0}")]
     AllowedUsers(#[source] PrivilegeError),
+    #[error("option 'uuid': {0}")]
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error("cannot start the runtime: {0}")]

@@ -12,6 +12,7 @@ pub mod config;
 mod ek_certificate;
 mod error;
 mod files;
+mod identity;
 mod lock;
 mod measurement;
 mod payload_key;

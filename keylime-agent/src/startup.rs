@@ -17,15 +17,16 @@ use zeroize::Zeroizing;
 
 use crate::agent::Agent;
 use crate::agent_data::{self, Fit, Stored};
-use crate::config::{Config, RunAs, UuidSource};
+use crate::config::{Config, RunAs};
 use crate::error::{Cause, StartError};
+use crate::identity::Choice;
 use crate::lock::Lock;
 use crate::measurement::{self, boottime, ima::ImaList};
 use crate::payload_key::{Origin, PayloadKey};
 use crate::privileges::{self, Account, PrivilegeError};
 use crate::registration::{Outcome, Registrar};
 use crate::server::{Bound, BoundUnix};
-use crate::{ek_certificate, preflight, routes, server_certificate};
+use crate::{ek_certificate, identity, preflight, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
 const GRACE: Duration = Duration::from_secs(3);
@@ -42,7 +43,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let versions: Vec<_> = config.api_versions.iter().map(ToString::to_string).collect();
     tracing::info!("Starting server with API versions: {}", versions.join(", "));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Cause::Runtime)?;
-    let result = runtime.block_on(main(config, prepared.logs, prepared.client_cas));
+    let result = runtime.block_on(main(config, prepared.id, prepared.logs, prepared.client_cas));
     // Nothing waits for what is left, such as a host name being looked up.
     runtime.shutdown_background();
     drop(prepared.lock);
@@ -66,6 +67,7 @@ enum Purpose {
 
 struct Prepared {
     logs: Logs,
+    id: Choice,
     /// The files of `trusted_client_ca` that can be used.
     client_cas: Vec<PathBuf>,
     /// Of `keylime_dir`.
@@ -83,6 +85,7 @@ fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
         ima: measurement::open(&config.ima_log, "IMA measurement list"),
         boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
     };
+    let id_found = identity::find_as_root(&config.uuid);
     if config.client_cas.is_none() {
         tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
     }
@@ -101,13 +104,19 @@ fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
         }
         Err(error) => problems.push(error.into()),
     }
+    let id = identity::find(&config.uuid, id_found);
     let found = preflight::check(config);
     for warning in found.warnings {
         tracing::warn!("{warning}");
     }
     problems.extend(found.problems);
+    let id = id.unwrap_or_else(|error| {
+        problems.push(error.into());
+        // The start ends here.
+        Choice::HashEk
+    });
     StartError::unless_empty(problems)?;
-    Ok(Prepared { logs, client_cas: found.client_cas, lock })
+    Ok(Prepared { logs, id, client_cas: found.client_cas, lock })
 }
 
 /// The account to change to, if there is one and this process can.
@@ -133,7 +142,7 @@ fn lock_folder(config: &Config, target: Option<&(Account, RunAs)>) -> Result<Opt
     })
 }
 
-async fn main(config: &Config, logs: Logs, client_cas: Vec<PathBuf>) -> Result<(), Cause> {
+async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>) -> Result<(), Cause> {
     let shutdown = signals::shutdown().map_err(Cause::Runtime)?;
     // Neither a name server nor a TPM that does not answer keeps a signal waiting.
     let (bound, stored, tpm) = tokio::select! {
@@ -145,7 +154,7 @@ async fn main(config: &Config, logs: Logs, client_cas: Vec<PathBuf>) -> Result<(
     };
     // Leaves nothing in the TPM, however the rest ends.
     let guard = tpm.guard();
-    let started = Start { config, client_cas, tpm: tpm.clone(), shutdown: shutdown.clone() };
+    let started = Start { config, id, client_cas, tpm: tpm.clone(), shutdown: shutdown.clone() };
     let result = started.run(logs, stored, bound).await;
     if shutdown.is_requested() {
         tracing::info!("Shutting down keylime agent");
@@ -186,6 +195,7 @@ async fn open_tpm(config: &Config, stored: Option<&Stored>) -> Result<Tpm, Cause
 
 struct Start<'a> {
     config: &'a Config,
+    id: Choice,
     /// The files of `trusted_client_ca` that can be used; some if mTLS is on.
     client_cas: Vec<PathBuf>,
     tpm: Tpm,
@@ -291,10 +301,10 @@ impl Start<'_> {
     }
 
     fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {
-        match &self.config.uuid {
-            UuidSource::Fixed(id) => Ok(id.clone()),
-            UuidSource::HashEk => Ok(ek_hash.parse()?),
-            UuidSource::Generate => {
+        match &self.id {
+            Choice::Known(id) => Ok(id.clone()),
+            Choice::HashEk => Ok(ek_hash.parse()?),
+            Choice::Generate => {
                 let id = uuid::Uuid::new_v4().hyphenated().to_string().parse()?;
                 tracing::info!("Generated a new UUID: {id}");
                 Ok(id)

@@ -15,7 +15,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keylime_api::AgentId;
 use keylime_api::version::ApiVersion;
 use service::Secret;
 use service::layered::{Layered, Source};
@@ -28,49 +27,10 @@ pub use sources::Sources;
 pub use values::{Host, RunAs};
 
 use reader::Reader;
+use sources::Read;
 
-/// Agent ids of distributed samples. Hosts that keep one claim to be the same host.
-const SAMPLE_IDS: &[&str] = &[
-    "d432fbb3-d2f1-4a97-9ef7-75bd81c00000",
-    "c432fbb3-d2f1-4a97-9ef7-75bd81c00000",
-    "00000000-0000-0000-0000-000000000000",
-    "ffffffff-ffff-ffff-ffff-ffffffffffff",
-];
-
-/// Where the agent id comes from (`uuid`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UuidSource {
-    /// SHA-256 over the public EK in PEM form, 64 hexadecimal digits.
-    HashEk,
-    /// A random UUID, a new one at each start.
-    Generate,
-    /// This UUID, in lower case with hyphens.
-    Fixed(AgentId),
-}
-
-impl UuidSource {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text.trim() {
-            "hash_ek" => Ok(Self::HashEk),
-            "generate" => Ok(Self::Generate),
-            other => uuid::Uuid::parse_str(other)
-                .ok()
-                .and_then(|uuid| uuid.hyphenated().to_string().parse().ok())
-                .map(Self::Fixed)
-                .ok_or_else(|| format!("expected 'hash_ek', 'generate' or a UUID, found '{other}'")),
-        }
-    }
-}
-
-impl fmt::Display for UuidSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::HashEk => f.write_str("hash_ek"),
-            Self::Generate => f.write_str("generate"),
-            Self::Fixed(id) => write!(f, "{id}"),
-        }
-    }
-}
+use crate::identity;
+pub use crate::identity::UuidSource;
 
 /// How the registrar is reached.
 #[derive(Debug, Clone)]
@@ -216,11 +176,12 @@ impl Config {
     /// # Errors
     /// The sources that cannot be read, all together. Nothing is said of options then: what they would be is not known.
     pub fn inspect(sources: &Sources) -> Result<Inspection, Problems> {
-        let (layered, unreadable) = sources.read();
+        let Read { layered, uuid_is_in_environment, problems: unreadable } = sources.read();
         let mut options = Options::new(&layered);
         unreadable.into_iter().for_each(|problem| options.general_problem(problem));
         options.finish()?;
         let mut reader = Reader::new(&layered, environment_notices(&layered));
+        reader.uuid_is_in_environment = uuid_is_in_environment;
         let config = reader.config();
         deferred::check(&mut reader);
         for unknown in reader.options.unknown() {
@@ -303,14 +264,11 @@ impl Reader<'_> {
     }
 
     fn uuid(&mut self) -> UuidSource {
-        let source = self.parsed("uuid", UuidSource::HashEk, UuidSource::parse, UuidSource::to_string);
-        if let UuidSource::Fixed(id) = &source
-            && SAMPLE_IDS.contains(&id.as_str())
-        {
-            self.warn(format!(
-                "option 'uuid': {id} is a sample that every host with an unchanged configuration claims, so hosts may \
-                 be taken for one another: set uuid = \"hash_ek\""
-            ));
+        let any_id = self.uuid_is_in_environment;
+        let parse = |text: &str| UuidSource::parse(text, any_id);
+        let source = self.parsed("uuid", UuidSource::HashEk, parse, UuidSource::to_string);
+        if let Some(warning) = source.given().and_then(identity::shared) {
+            self.warn(warning);
         }
         source
     }

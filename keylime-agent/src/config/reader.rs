@@ -17,13 +17,15 @@ use super::{Effective, Notice, Shown};
 pub(super) struct Reader<'a> {
     /// For what has no method here.
     pub(super) options: Options<'a>,
+    /// See [`super::sources::Read`].
+    pub(super) uuid_is_in_environment: bool,
     notices: Vec<Notice>,
     effective: Vec<Effective>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(layered: &'a Layered, notices: Vec<Notice>) -> Self {
-        Self { options: Options::new(layered), notices, effective: Vec::new() }
+        Self { options: Options::new(layered), uuid_is_in_environment: false, notices, effective: Vec::new() }
     }
 
     /// Everything that was read, what to say of it, and what is wrong.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use service::layered::{LayerError, Layered, Source};
 
+use crate::identity;
+
 /// The table of the configuration files that is ours.
 const TABLE: &str = "agent";
 const PREFIX: &str = "KEYLIME_AGENT_";
@@ -21,6 +23,15 @@ pub struct Sources {
     pub environment: Vec<(OsString, OsString)>,
 }
 
+/// What the sources hold.
+pub(super) struct Read {
+    pub(super) layered: Layered,
+    /// The files say `uuid = "environment"`, and the variable, which overrides that, is set.
+    pub(super) uuid_is_in_environment: bool,
+    /// What could not be read.
+    pub(super) problems: Vec<LayerError>,
+}
+
 impl Sources {
     /// `/usr/etc/keylime`, then `/etc/keylime`, then the environment of this process.
     #[must_use]
@@ -32,7 +43,7 @@ impl Sources {
     }
 
     /// Reads everything; the problems of all sources are returned together.
-    pub(super) fn read(&self) -> (Layered, Vec<LayerError>) {
+    pub(super) fn read(&self) -> Read {
         let mut layered = Layered::new();
         let mut problems = Vec::new();
         match self.variable(CONFIG_FILE) {
@@ -45,12 +56,15 @@ impl Sources {
                 }
             }
         }
+        let uuid = layered.setting("uuid").and_then(|setting| setting.value.as_str());
+        let uuid_is_in_environment =
+            uuid.is_some_and(|uuid| uuid.trim() == "environment") && self.variable(identity::VARIABLE).is_some();
         // The variable that every program on the TPM software stack reads.
         self.alias(&mut layered, "TCTI", "tcti");
         problems.extend(layered.environment(PREFIX, &[CONFIG_FILE], self.environment.iter().cloned()));
         // The stock agent lets this one win over everything.
         self.alias(&mut layered, "KEYLIME_DIR", "keylime_dir");
-        (layered, problems)
+        Read { layered, uuid_is_in_environment, problems }
     }
 
     fn alias(&self, layered: &mut Layered, variable: &str, option: &str) {

@@ -190,6 +190,35 @@ fn a_sample_id_is_warned_about() {
 }
 
 #[test]
+fn an_id_in_the_environment_may_be_any_if_the_file_asks_for_it() {
+    let given = || Given::new().file("etc/agent.conf", "[agent]\nuuid = \"environment\"");
+    let inspection = given().env("KEYLIME_AGENT_UUID", "host7.example").inspect().unwrap();
+    assert_eq!(inspection.config.uuid, UuidSource::Environment("host7.example".parse().unwrap()));
+    // As a file it means the same.
+    let shown = inspection.to_string();
+    assert!(shown.contains("\nuuid = \"environment\" "), "{shown}");
+    assert!(shown.contains("# environment variable KEYLIME_AGENT_UUID\n"), "{shown}");
+    for (id, text) in [
+        ("d432fbb3-d2f1-4a97-9ef7-75bd81c00000", "is a sample that every host with an unchanged configuration claims"),
+        ("localhost", "is what hosts report that have been given nothing of their own"),
+    ] {
+        let (_, notices) = given().env("KEYLIME_AGENT_UUID", id).load().unwrap();
+        assert!(warnings(&notices)[0].starts_with(&format!("option 'uuid': {id} {text}")));
+    }
+
+    let unset = "the environment variable KEYLIME_AGENT_UUID, which is to hold the id, is not set";
+    let error = given().load().unwrap_err();
+    assert!(error.ends_with(&format!("etc/agent.conf): {unset}")), "{error}");
+    assert_eq!(
+        given().env("KEYLIME_AGENT_UUID", "environment").load().unwrap_err(),
+        format!("option 'uuid' (environment variable KEYLIME_AGENT_UUID): {unset}")
+    );
+    // Otherwise what is not a UUID is a slip there, too.
+    let error = Given::new().env("KEYLIME_AGENT_UUID", "host7.example").load().unwrap_err();
+    assert!(error.ends_with("or a UUID, found 'host7.example'"), "{error}");
+}
+
+#[test]
 fn unknown_options_are_warned_about() {
     let (_, notices) = agent("registrar_prot = 8890\nquote_interval = 2").unwrap();
     let texts = warnings(&notices);
@@ -217,7 +246,10 @@ fn each_bad_value_has_its_text() {
     for (line, text) in [
         ("port = 0", "expected a number from 1 to 65535, found '0'"),
         ("ip = \"a b\"", "expected an IP address or a host name, found 'a b'"),
-        ("uuid = \"my-host\"", "expected 'hash_ek', 'generate' or a UUID, found 'my-host'"),
+        (
+            "uuid = \"my-host\"",
+            "expected 'hash_ek', 'generate', 'dmidecode', 'hostname', 'environment' or a UUID, found 'my-host'",
+        ),
         (
             "tpm_hash_alg = \"sm3_256\"",
             "hash algorithm sm3_256 is not supported here: use sha1, sha256, sha384 or sha512",
@@ -282,7 +314,7 @@ fn the_documented_options_are_the_known_ones() {
     let lines: String = names.iter().map(|name| format!("{name} = \"\"\n")).collect();
     let given = Given::new().file("etc/agent.conf", &format!("[agent]\n{lines}"));
     let sources = Sources { folders: vec![given.dir.path().join("etc")], environment: vec![] };
-    let (layered, _) = sources.read();
+    let Read { layered, .. } = sources.read();
     let mut reader = Reader::new(&layered, vec![]);
     reader.config();
     let unknown: Vec<_> = reader.options.unknown().into_iter().map(|unknown| unknown.name).collect();
