@@ -3,11 +3,16 @@
 //! registrar and software TPM, stopped and started.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use std::fs;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use e2e::{Host, keylime_options, our_agent, tpm_policy};
 use spire_plugin::host::{AgentPlugin, Launch, ServerPlugin, SpireHost};
+use test_support::ca::LeafSpec;
 use test_support::keylime::Server;
+use test_support::keylime::fake::{FakeAgent, FakeKeylime, Security};
 use test_support::{KeylimeOptions, KeylimeServers, Swtpm, SwtpmOptions, require};
 
 struct Pair {
@@ -18,10 +23,13 @@ struct Pair {
 
 impl Pair {
     async fn load(host: &Host, more: &str) -> Self {
+        Self::load_with(host, &format!("{}\n{more}", host.server_data())).await
+    }
+
+    async fn load_with(host: &Host, server_data: &str) -> Self {
         let spire = SpireHost::new("tower.example".parse().unwrap(), "keylime");
         let (server, agent) = (host.server_plugin().unwrap(), host.agent_plugin().unwrap());
-        let server_data = format!("{}\n{more}", server.data);
-        let server = spire.load_server(Launch::new(server.command), &server_data).await.unwrap();
+        let server = spire.load_server(Launch::new(server.command), server_data).await.unwrap();
         let agent = spire.load_agent(Launch::new(agent.command), &agent.data).await.unwrap();
         Self { spire, agent, server }
     }
@@ -116,4 +124,50 @@ async fn a_success_of_long_ago_is_too_old() {
     // What the verifier itself says for this host is five of its intervals.
     let lenient = Pair::load(&host, "").await;
     assert_eq!(lenient.attest().await, "let in");
+}
+
+#[tokio::test]
+async fn of_several_verifiers_one_may_be_away_and_any_may_tell_a_failure() {
+    let (Some(()), Some(_), Some(())) = (require::swtpm(), require::keylime(), require::root()) else { return };
+    let host = Host::start().unwrap();
+    host.enrol().unwrap();
+    // The second verifier is a stand-in that trusts the same clients, and whose certificate is from a CA of its own.
+    let second = FakeKeylime::start().unwrap();
+    let first_ca = fs::read_to_string(host.servers.ca_cert()).unwrap();
+    let identity = second.ca.issue(&LeafSpec::new("second").server_only()).unwrap();
+    second.verifier.restart(Some(Security::tls(&identity, &first_ca).unwrap())).unwrap();
+    let authorities = second.scratch().write("both.crt", first_ca + second.ca.pem()).unwrap();
+    let nobody = test_support::ports::reserve().unwrap();
+    let data = |verifiers: [u16; 2]| {
+        let list = |ports: [u16; 2]| ports.map(|port| format!("\"127.0.0.1:{port}\"")).join(", ");
+        format!(
+            "keylime_verifiers = [{}]\nkeylime_registrars = [{}]\nkeylime_tls_ca_cert_file = {authorities:?}\n\
+             keylime_tls_cert_file = {:?}\nkeylime_tls_key_file = {:?}",
+            list(verifiers),
+            list([nobody.number(), host.servers.registrar_tls_port]),
+            host.servers.client_cert(),
+            host.servers.client_key()
+        )
+    };
+
+    let first_is_away = Pair::load_with(&host, &data([nobody.number(), host.servers.verifier_port])).await;
+    assert_eq!(first_is_away.attest().await, "let in");
+    assert_eq!(first_is_away.attest().await, "let in");
+
+    let both = Pair::load_with(&host, &data([host.servers.verifier_port, second.verifier.port()])).await;
+    assert_eq!(both.attest().await, "let in", "the second does not know the host");
+    assert!(second.verifier.requests() > 0);
+    let known = host.servers.registrar_agent(&host.id).unwrap().unwrap();
+    let key = |name: &str| STANDARD.decode(known.get(name).and_then(|key| key.as_str()).unwrap()).unwrap();
+    let failed = FakeAgent { state: Some(9), ..FakeAgent::verified(key("aik_tpm"), Some(key("ek_tpm"))) };
+    second.put(&host.id, failed);
+    assert_eq!(
+        both.attest().await,
+        "server plugin: PermissionDenied: nodeattestor(keylime): the host failed its verification by Keylime"
+    );
+    // The order does not matter.
+    let other_way_round = Pair::load_with(&host, &data([second.verifier.port(), host.servers.verifier_port])).await;
+    assert!(other_way_round.attest().await.starts_with("server plugin: PermissionDenied: "));
+    second.change(&host.id, |agent| agent.state = Some(3)).unwrap();
+    assert_eq!(other_way_round.attest().await, "let in");
 }
