@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The plugin's process with all that is around it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
@@ -19,8 +20,9 @@ use tempfile::TempDir;
 use test_support::keylime::fake::{FakeAgent, FakeKeylime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::soft_tpm::SoftTpm;
 
@@ -30,7 +32,7 @@ pub(crate) const ID: &str = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000";
 pub(crate) const TRUST_DOMAIN: &str = "tower.example";
 
 /// Nothing takes this long, also on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Local checks only, so that a row about the quote is about this plugin.
 pub(crate) const LOCAL: &str = "quote_verification = \"local\"\n";
@@ -54,7 +56,7 @@ impl Bench {
         let tpm = SoftTpm::new();
         keylime.put(ID, FakeAgent::verified(tpm.ak(), Some(tpm.ek())));
         let sockets = tempfile::tempdir().unwrap();
-        let plugin = launch(&sockets).start().await.unwrap();
+        let plugin = launch(sockets.path()).start().await.unwrap();
         init(&plugin).await;
         let bench = Self { keylime, tpm, plugin, sockets, options: options.to_owned() };
         bench.configure(&bench.data()).await;
@@ -114,10 +116,10 @@ impl Bench {
     }
 }
 
-pub(crate) fn launch(sockets: &TempDir) -> Launch {
+pub(crate) fn launch(sockets: &Path) -> Launch {
     Launch::new(env!("CARGO_BIN_EXE_keylime-attestor-server"))
         .handshake(spire_plugin::handshake())
-        .socket_dir(sockets.path())
+        .socket_dir(sockets)
         .grace(LIMIT)
 }
 
@@ -143,10 +145,17 @@ impl Call {
     }
 
     pub(crate) async fn try_open(channel: Channel) -> Result<Self, Status> {
+        Self::try_open_from(channel, None).await
+    }
+
+    /// For a node of which SPIRE says that it is at this address.
+    pub(crate) async fn try_open_from(channel: Channel, address: Option<&'static str>) -> Result<Self, Status> {
         let (say, requests) = mpsc::channel(4);
-        // What is bounded is what the plugin takes, not what the host sends.
-        let mut client = NodeAttestorClient::new(channel);
-        let answers = client.attest(ReceiverStream::new(requests)).await?.into_inner();
+        let mut request = Request::new(ReceiverStream::new(requests));
+        if let Some(address) = address {
+            request.metadata_mut().insert("x-forwarded-client-ip", MetadataValue::from_static(address));
+        }
+        let answers = NodeAttestorClient::new(channel).attest(request).await?.into_inner();
         Ok(Self { say: Some(say), answers })
     }
 
@@ -162,9 +171,8 @@ impl Call {
 
     /// Sends the payload; the nonce of the challenge, or the refusal.
     pub(crate) async fn challenge(&mut self, payload: Vec<u8>) -> Result<String, (Code, String)> {
-        match self.challenge_json(payload).await? {
-            json => Ok(member(&json, "Nonce").unwrap()),
-        }
+        let json = self.challenge_json(payload).await?;
+        Ok(member(&json, "Nonce").unwrap())
     }
 
     pub(crate) async fn challenge_json(&mut self, payload: Vec<u8>) -> Result<Value, (Code, String)> {

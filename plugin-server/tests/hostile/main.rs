@@ -8,6 +8,7 @@
 
 mod bench;
 mod ends;
+mod logs;
 mod messages;
 mod neighbours;
 mod quotes;

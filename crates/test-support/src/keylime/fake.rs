@@ -68,6 +68,16 @@ impl FakeKeylime {
         Ok(Self { verifier, registrar, ca, agents, ca_file, client_files, scratch })
     }
 
+    /// One verifier more, of the same CA and with the same agents.
+    ///
+    /// # Errors
+    /// As [`FakeKeylime::start`].
+    pub fn another_verifier(&self) -> Result<FakeServer> {
+        let security = self.security(&self.ca.issue(&LeafSpec::new("server").server_only())?)?;
+        let known = self.agents.clone();
+        FakeServer::start(security, move |request| records::verifier(&known, request))
+    }
+
     /// Makes an agent known to both, or replaces it.
     pub fn put(&self, id: &str, agent: FakeAgent) {
         self.agents.0.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), agent);
