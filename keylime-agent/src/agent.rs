@@ -6,12 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keylime_api::AgentId;
 use keylime_api::version::ApiVersion;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tpm::Tpm;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
 use crate::bootstrap_key::BootstrapKeys;
 use crate::measurement::ima::ImaList;
+use crate::payload::Delivery;
 use crate::payload_key::PayloadKey;
 
 /// Request bodies read at the same time; each may take some megabytes.
@@ -38,6 +39,8 @@ pub(crate) struct Agent {
     pub(crate) boottime: Option<u64>,
     /// mTLS is off and `enable_insecure_payload` not set.
     pub(crate) payloads_forbidden: bool,
+    /// To what deploys payloads.
+    pub(crate) payloads: mpsc::Sender<Delivery>,
     pub(crate) bootstrap_keys: Mutex<BootstrapKeys>,
     pub(crate) bodies: Semaphore,
 }

@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 pub(crate) const AUTH_TAG_LEN: usize = 48;
 /// How many halves of each kind are kept while their counterparts are missing; the oldest give way.
 const MAX_HALVES: usize = 16;
+/// Bytes of all payloads that are kept meanwhile; again the oldest give way, with their halves.
+const MAX_PAYLOADS: usize = 4 << 20;
 
 /// A half, or the key: 16 or 32 bytes.
 #[derive(Clone)]
@@ -31,6 +33,11 @@ impl TryFrom<Zeroizing<Vec<u8>>> for SymmetricKey {
 }
 
 impl SymmetricKey {
+    /// The bytes themselves.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn xor(&self, other: &Self) -> Option<Self> {
         let same_length = self.0.len() == other.0.len();
         let pairs = self.0.iter().zip(other.0.iter());
@@ -48,12 +55,11 @@ pub(crate) struct UKey {
     pub(crate) key: SymmetricKey,
     /// HMAC-SHA384 over the agent id under K.
     pub(crate) auth_tag: [u8; AUTH_TAG_LEN],
-    /// Whether a payload came with it.
-    pub(crate) has_payload: bool,
+    /// The encrypted payload that came with it.
+    pub(crate) payload: Option<Vec<u8>>,
 }
 
 /// What came of the arrival of a half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Combination {
     /// The other half is still missing.
     Waiting,
@@ -61,8 +67,8 @@ pub(crate) enum Combination {
     NoMatch,
     /// K is known.
     Derived {
-        /// Whether a payload came with it.
-        has_payload: bool,
+        /// The payload, with the key that it is encrypted under.
+        payload: Option<(SymmetricKey, Vec<u8>)>,
     },
 }
 
@@ -78,6 +84,10 @@ impl BootstrapKeys {
     /// Takes the tenant's half.
     pub(crate) fn add_u(&mut self, key: UKey, agent_id: &str) -> Combination {
         push_bounded(&mut self.u, key);
+        let length = |key: &UKey| key.payload.as_ref().map_or(0, Vec::len);
+        while self.u.len() > 1 && self.u.iter().map(length).sum::<usize>() > MAX_PAYLOADS {
+            self.u.remove(0);
+        }
         self.combine(agent_id)
     }
 
@@ -98,19 +108,20 @@ impl BootstrapKeys {
         if self.u.is_empty() || self.v.is_empty() {
             return Combination::Waiting;
         }
-        let pairs = self.u.iter().flat_map(|u| self.v.iter().map(move |v| (u, v)));
+        let pairs = self.u.iter().enumerate().flat_map(|(at, u)| self.v.iter().map(move |v| (at, u, v)));
         let found = pairs
-            .filter_map(|(u, v)| Some((u, u.key.xor(v)?)))
+            .filter_map(|(at, u, v)| Some((at, u, u.key.xor(v)?)))
             // `verify` compares in constant time.
-            .find(|(u, key)| hmac::verify(&key.hmac_key(), agent_id.as_bytes(), &u.auth_tag).is_ok())
-            .map(|(u, key)| (u.has_payload, key));
-        let Some((has_payload, key)) = found else {
+            .find(|(_, u, key)| hmac::verify(&key.hmac_key(), agent_id.as_bytes(), &u.auth_tag).is_ok())
+            .map(|(at, _, key)| (at, key));
+        let Some((at, key)) = found else {
             return Combination::NoMatch;
         };
+        let payload = self.u.swap_remove(at).payload.map(|payload| (key.clone(), payload));
         self.key = Some(key);
         self.u.clear();
         self.v.clear();
-        Combination::Derived { has_payload }
+        Combination::Derived { payload }
     }
 }
 
@@ -131,13 +142,26 @@ mod tests {
         SymmetricKey::try_from(Zeroizing::new(vec![byte; length])).unwrap()
     }
 
-    fn u(byte: u8, k: &SymmetricKey, id: &str, has_payload: bool) -> UKey {
+    fn u(byte: u8, k: &SymmetricKey, id: &str, payload: Option<&[u8]>) -> UKey {
         let tag = hmac::sign(&k.hmac_key(), id.as_bytes());
-        UKey { key: key(byte, k.0.len()), auth_tag: tag.as_ref().try_into().unwrap(), has_payload }
+        UKey {
+            key: key(byte, k.0.len()),
+            auth_tag: tag.as_ref().try_into().unwrap(),
+            payload: payload.map(<[u8]>::to_vec),
+        }
     }
 
-    fn derived(has_payload: bool) -> Combination {
-        Combination::Derived { has_payload }
+    /// What a combination is, without its secrets.
+    fn seen(combination: Combination) -> &'static str {
+        match combination {
+            Combination::Waiting => "waiting",
+            Combination::NoMatch => "no match",
+            Combination::Derived { payload: None } => "derived",
+            Combination::Derived { payload: Some((key, payload)) } => {
+                assert_eq!((key.bytes()[0], payload.as_slice()), (0b11, &b"payload"[..]));
+                "derived with payload"
+            }
+        }
     }
 
     #[test]
@@ -145,15 +169,15 @@ mod tests {
         for length in [16, 32] {
             let k = key(0b11, length);
             let mut keys = BootstrapKeys::default();
-            assert_eq!(keys.add_u(u(0b01, &k, ID, true), ID), Combination::Waiting);
+            assert_eq!(seen(keys.add_u(u(0b01, &k, ID, Some(b"payload")), ID)), "waiting");
             assert_eq!(keys.prove("x"), None);
-            assert_eq!(keys.add_v(key(0b10, length), ID), derived(true));
+            assert_eq!(seen(keys.add_v(key(0b10, length), ID)), "derived with payload");
             let proof = hex::encode(hmac::sign(&k.hmac_key(), b"x"));
             assert_eq!(keys.prove("x"), Some(proof.clone()));
 
             let mut keys = BootstrapKeys::default();
-            assert_eq!(keys.add_v(key(0b10, length), ID), Combination::Waiting);
-            assert_eq!(keys.add_u(u(0b01, &k, ID, false), ID), derived(false));
+            assert_eq!(seen(keys.add_v(key(0b10, length), ID)), "waiting");
+            assert_eq!(seen(keys.add_u(u(0b01, &k, ID, None), ID)), "derived");
             assert_eq!(keys.prove("x"), Some(proof));
         }
     }
@@ -162,13 +186,13 @@ mod tests {
     fn all_pairs_are_tried_and_then_forgotten() {
         let k = key(0b11, 32);
         let mut keys = BootstrapKeys::default();
-        keys.add_u(u(0b01, &k, ID, false), ID);
-        assert_eq!(keys.add_v(key(0xff, 32), ID), Combination::NoMatch);
+        keys.add_u(u(0b01, &k, ID, None), ID);
+        assert_eq!(seen(keys.add_v(key(0xff, 32), ID)), "no match");
         // Of another length, or for another agent.
-        assert_eq!(keys.add_v(key(0b10, 16), ID), Combination::NoMatch);
-        assert_eq!(keys.add_u(u(0b01, &k, "another", false), ID), Combination::NoMatch);
-        assert_eq!(keys.add_v(key(0b10, 32), ID), derived(false));
-        assert_eq!(keys.add_v(key(0b10, 32), ID), Combination::Waiting);
+        assert_eq!(seen(keys.add_v(key(0b10, 16), ID)), "no match");
+        assert_eq!(seen(keys.add_u(u(0b01, &k, "another", None), ID)), "no match");
+        assert_eq!(seen(keys.add_v(key(0b10, 32), ID)), "derived");
+        assert_eq!(seen(keys.add_v(key(0b10, 32), ID)), "waiting");
         assert!(keys.prove("x").is_some());
     }
 
@@ -181,7 +205,19 @@ mod tests {
         }
         assert_eq!(keys.v.len(), MAX_HALVES);
         keys.add_v(key(0b10, 32), ID);
-        assert_eq!(keys.add_u(u(0b01, &k, ID, false), ID), derived(false));
+        assert_eq!(seen(keys.add_u(u(0b01, &k, ID, None), ID)), "derived");
+    }
+
+    #[test]
+    fn payloads_are_bounded() {
+        let k = key(0b11, 32);
+        let mut keys = BootstrapKeys::default();
+        for _ in 0..5 {
+            keys.add_u(u(0b01, &k, ID, Some(&vec![0; 1 << 20])), ID);
+        }
+        assert_eq!(keys.u.len(), 4);
+        keys.add_u(u(0b01, &k, ID, Some(&vec![0; 5 << 20])), ID);
+        assert_eq!(keys.u.len(), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::agent_data::AgentDataError;
 use crate::identity::IdentityError;
 use crate::lock::LockError;
+use crate::payload::store::StoreError;
 use crate::payload_key::PayloadKeyError;
 use crate::privileges::PrivilegeError;
 use crate::registration::RegistrationError;
@@ -72,6 +73,8 @@ pub(crate) enum Cause {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
     #[error(transparent)]

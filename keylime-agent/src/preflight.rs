@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::agent_data;
 use crate::config::Config;
 use crate::error::Cause;
+use crate::payload::store;
 use crate::payload_key::{PayloadKey, PayloadKeyError, password};
 use crate::privileges;
 
@@ -30,6 +31,7 @@ pub(crate) fn check(config: &Config) -> Findings {
     let mut findings = Findings::default();
     // Without the folder nothing can be said of what is in it.
     if config.keylime_dir.is_dir() {
+        findings.problems.extend(store::find(&config.keylime_dir).err().map(Cause::from));
         findings.server_tls(config);
         findings.payload_key(config);
         findings.problems.extend(agent_data::load(&config.agent_data).err().map(Cause::from));

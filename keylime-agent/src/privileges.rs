@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Giving up root (`run_as`).
 
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, initgroups, setegid, seteuid, setgid, setuid};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, initgroups, setfsgid, setfsuid, setgid, setuid};
 
 use crate::config::RunAs;
 
@@ -43,10 +43,20 @@ impl Account {
         };
         Ok(Self { user, group })
     }
+
+    /// The user's number.
+    pub(crate) fn user_id(&self) -> u32 {
+        self.user.uid.as_raw()
+    }
+
+    /// The group's number.
+    pub(crate) fn group_id(&self) -> u32 {
+        self.group.as_raw()
+    }
 }
 
 /// Does something with the account's rights to files and comes back. In a folder that belongs to the account, this is how
-/// root is not led to files of others. Must run while the process has one thread.
+/// root is not led to files of others. Of this thread alone, and without the account's supplementary groups.
 pub(crate) fn with_rights_of<T>(
     account: &Account,
     run_as: &RunAs,
@@ -56,17 +66,18 @@ pub(crate) fn with_rights_of<T>(
     struct Back(Uid, Gid);
     impl Drop for Back {
         fn drop(&mut self) {
-            // The real user is root still, who may do this.
-            let _ = seteuid(self.0).and_then(|()| setegid(self.1));
+            setfsuid(self.0);
+            setfsgid(self.1);
         }
     }
-    let change = |source| PrivilegeError::Change { run_as: run_as.to_string(), source };
-    let back = Back(geteuid(), getegid());
-    setegid(account.group).map_err(change)?;
-    seteuid(account.user.uid).map_err(change)?;
-    let result = action();
-    drop(back);
-    Ok(result)
+    let _back = Back(geteuid(), getegid());
+    setfsgid(account.group);
+    setfsuid(account.user.uid);
+    // These calls tell only who it was before.
+    if (setfsuid(account.user.uid), setfsgid(account.group)) != (account.user.uid, account.group) {
+        return Err(PrivilegeError::Change { run_as: run_as.to_string(), source: nix::Error::EPERM });
+    }
+    Ok(action())
 }
 
 /// The number of a user given by name or number; a number needs no entry in the user database.
@@ -121,6 +132,24 @@ mod tests {
         assert_eq!(find("root", Some("12")).unwrap().group.as_raw(), 12);
         assert_eq!(user_id("12345").unwrap().as_raw(), 12345);
         assert_eq!(user_id("root").unwrap().as_raw(), 0);
+    }
+
+    #[test]
+    fn files_are_made_as_the_account() {
+        use std::os::unix::fs::MetadataExt as _;
+        let Some(()) = test_support::require::root() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let account = find("65534", Some("65534")).unwrap();
+        let run_as = RunAs { user: "65534".to_owned(), group: None };
+        let make = |name: &str| std::fs::write(dir.path().join(name), "");
+        let denied = with_rights_of(&account, &run_as, || make("a")).unwrap().unwrap_err();
+        assert_eq!(denied.kind(), std::io::ErrorKind::PermissionDenied);
+        std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+        with_rights_of(&account, &run_as, || make("b")).unwrap().unwrap();
+        make("c").unwrap();
+        let owner =
+            |name: &str| std::fs::metadata(dir.path().join(name)).map(|found| (found.uid(), found.gid())).unwrap();
+        assert_eq!((owner("b"), owner("c")), ((65534, 65534), (0, 0)));
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::error::{Cause, StartError};
 use crate::identity::Choice;
 use crate::lock::Lock;
 use crate::measurement::{self, boottime, ima::ImaList};
+use crate::payload::store::{self, Store};
+use crate::payload::{Deployer, Place};
 use crate::payload_key::{Origin, PayloadKey};
 use crate::privileges::{self, Account, PrivilegeError};
 use crate::registration::{Outcome, Registrar};
@@ -43,7 +45,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let versions: Vec<_> = config.api_versions.iter().map(ToString::to_string).collect();
     tracing::info!("Starting server with API versions: {}", versions.join(", "));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Cause::Runtime)?;
-    let result = runtime.block_on(main(config, prepared.id, prepared.logs, prepared.client_cas));
+    let result = runtime.block_on(main(config, prepared.id, prepared.logs, prepared.client_cas, prepared.store));
     // Nothing waits for what is left, such as a host name being looked up.
     runtime.shutdown_background();
     drop(prepared.lock);
@@ -70,6 +72,8 @@ struct Prepared {
     id: Choice,
     /// The files of `trusted_client_ca` that can be used.
     client_cas: Vec<PathBuf>,
+    /// Where payloads go.
+    store: Store,
     /// Of `keylime_dir`.
     lock: Option<Lock>,
 }
@@ -90,12 +94,18 @@ fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
         tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
     }
     let mut problems = Vec::new();
-    let mut lock = None;
+    let (mut lock, mut store) = (None, Store::Missing("it is not looked for".to_owned()));
     match find_account(config) {
         Ok(target) => {
             if purpose == Purpose::Run {
                 // Before anything is changed in the folder.
                 lock = lock_folder(config, target.as_ref())?;
+                let (size, on_disk) = (&config.payload.secure_size, config.insecure_payload);
+                let prepared = store::prepare(&config.keylime_dir, size, on_disk, target.as_ref());
+                store = prepared.map_err(Cause::from)?;
+                if let Store::Missing(reason) = &store {
+                    tracing::warn!("Payloads will not be deployed: {reason}");
+                }
             }
             if let Some((account, run_as)) = &target {
                 privileges::drop_to(account, run_as).map_err(Cause::from)?;
@@ -116,7 +126,7 @@ fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
         Choice::HashEk
     });
     StartError::unless_empty(problems)?;
-    Ok(Prepared { logs, id, client_cas: found.client_cas, lock })
+    Ok(Prepared { logs, id, client_cas: found.client_cas, store, lock })
 }
 
 /// The account to change to, if there is one and this process can.
@@ -142,7 +152,7 @@ fn lock_folder(config: &Config, target: Option<&(Account, RunAs)>) -> Result<Opt
     })
 }
 
-async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>) -> Result<(), Cause> {
+async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>, store: Store) -> Result<(), Cause> {
     let shutdown = signals::shutdown().map_err(Cause::Runtime)?;
     // Neither a name server nor a TPM that does not answer keeps a signal waiting.
     let (bound, stored, tpm) = tokio::select! {
@@ -154,7 +164,8 @@ async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>)
     };
     // Leaves nothing in the TPM, however the rest ends.
     let guard = tpm.guard();
-    let started = Start { config, id, client_cas, tpm: tpm.clone(), shutdown: shutdown.clone() };
+    let place = Place::new(store);
+    let started = Start { config, id, client_cas, place, tpm: tpm.clone(), shutdown: shutdown.clone() };
     let result = started.run(logs, stored, bound).await;
     if shutdown.is_requested() {
         tracing::info!("Shutting down keylime agent");
@@ -198,6 +209,7 @@ struct Start<'a> {
     id: Choice,
     /// The files of `trusted_client_ca` that can be used; some if mTLS is on.
     client_cas: Vec<PathBuf>,
+    place: Place,
     tpm: Tpm,
     shutdown: Shutdown,
 }
@@ -207,6 +219,7 @@ struct Identity {
     agent: Agent,
     registration: Registration,
     tls: Option<Arc<ServerConfig>>,
+    deployer: Deployer,
 }
 
 impl Start<'_> {
@@ -245,6 +258,7 @@ impl Start<'_> {
         let (tls, mtls_cert) = self.server_tls(&id)?;
         let registration = self.registration(&ek, &ak, mtls_cert);
         let node_key_digest = config.tpm.hash.digest(payload_key.public_pem().as_bytes()).map_err(Cause::Hash)?;
+        let (payloads, deployer) = Deployer::new(config.payload.clone(), self.place.clone());
         let agent = Agent {
             id,
             api_versions: config.api_versions.clone(),
@@ -258,11 +272,12 @@ impl Start<'_> {
             ima_list: logs.ima.map(ImaList::new),
             boot_log: logs.boot,
             boottime: boottime::read(),
+            payloads,
             payloads_forbidden: config.client_cas.is_none() && !config.insecure_payload,
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };
-        Ok(Identity { agent, registration, tls })
+        Ok(Identity { agent, registration, tls, deployer })
     }
 
     /// The stored AK if it belongs to this TPM and these settings, else a new one, which is stored; the old file is kept.
@@ -416,6 +431,7 @@ impl Start<'_> {
         let result = tokio::select! {
             () = listener.serve(&routes, identity.tls, &drain) => Ok(()),
             () = serve_unix => Ok(()),
+            () = identity.deployer.run() => Ok(()),
             () = self.tpm.ended() => Err(Cause::TpmThread),
             () = self.shutdown.wait() => Ok(()),
         };

@@ -32,9 +32,15 @@ impl Lab {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY)
+        // What a start mounts goes away with it.
+        let mut command = Command::new(if is_root() { "unshare" } else { BINARY });
+        if is_root() {
+            command.args(["--mount", BINARY]);
+        }
+        command
             .args(arguments)
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("KEYLIME_AGENT_CONFIG", self.0.path().join("agent.conf"))
             .env("KEYLIME_AGENT_KEYLIME_DIR", self.folder())
             .env("KEYLIME_AGENT_SERVER_KEY_PASSWORD", "hunter2")

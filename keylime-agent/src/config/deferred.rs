@@ -18,7 +18,6 @@ enum Otherwise {
 }
 use Otherwise::{Ignored, Refused, Silent};
 
-const PAYLOAD: &str = "payloads are not deployed by this version";
 const REVOCATION: &str = "revocation messages are not acted upon by this version";
 const IDENTITY: &str = "IAK and IDevID are not used by this version";
 const PUSH: &str = "it belongs to the push model, and this agent serves the pull model";
@@ -26,10 +25,6 @@ const VERIFIED: &str = "the certificate and name of the registrar are always che
 
 /// Option, the values that are accepted in silence, and what happens at others.
 const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
-    ("enc_keyname", &["derived_tci_key"], Ignored(PAYLOAD)),
-    ("dec_payload_file", &["decrypted_payload"], Ignored(PAYLOAD)),
-    ("secure_size", &["1m"], Ignored(PAYLOAD)),
-    ("extract_payload_zip", &["true"], Ignored(PAYLOAD)),
     ("enable_revocation_notifications", &["false"], Ignored(REVOCATION)),
     ("revocation_notification_ip", &["127.0.0.1"], Ignored(REVOCATION)),
     ("revocation_notification_port", &["8992"], Ignored(REVOCATION)),
@@ -138,7 +133,6 @@ mod tests {
     #[test]
     fn other_values_are_named() {
         for (name, value, reason) in [
-            ("secure_size", "2m", PAYLOAD),
             ("enable_revocation_notifications", "true", REVOCATION),
             ("iak_handle", "0x81000001", IDENTITY),
             ("verifier_url", "https://verifier:8881", PUSH),

@@ -100,6 +100,23 @@ pub struct UnixSocket {
     pub allowed_users: Option<Vec<String>>,
 }
 
+/// What is done with a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// `enc_keyname`: the file for the key, inside the payload's folder.
+    pub key_name: String,
+    /// `dec_payload_file`: the file for the decrypted payload, inside the payload's folder.
+    pub text_name: String,
+    /// `secure_size`: size of the tmpfs, as tmpfs takes it.
+    pub secure_size: String,
+    /// `extract_payload_zip`: whether zip archives are unpacked.
+    pub extract_zip: bool,
+    /// `payload_script`: the program to run, inside the payload's folder.
+    pub script: Option<String>,
+    /// `payload_script_timeout`: how long it may run.
+    pub script_timeout: Duration,
+}
+
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -137,8 +154,11 @@ pub struct Config {
     pub boot_log: LogFile,
     /// The Unix socket, if there is one.
     pub unix_socket: Option<UnixSocket>,
-    /// `enable_insecure_payload`: whether payloads may be delivered with mTLS off.
+    /// `enable_insecure_payload`: whether payloads may be delivered with mTLS off, and stored on disk where no tmpfs can be
+    /// mounted.
     pub insecure_payload: bool,
+    /// Payload options.
+    pub payload: Payload,
 }
 
 /// Something to log about the configuration.
@@ -221,14 +241,12 @@ impl Reader<'_> {
         };
         let client_cas = self.client_cas(&keylime_dir);
         let insecure_payload = self.boolean("enable_insecure_payload", false);
-        let payload_script = self.text("payload_script", "autorun.sh");
-        if client_cas.is_none() && !payload_script.is_empty() && !insecure_payload {
+        let payload = self.payload();
+        if client_cas.is_none() && payload.script.is_some() && !insecure_payload {
             self.options.general_problem(
                 "Configuration error: The agent mTLS is disabled and 'payload_script' is not empty. To allow the agent \
                  to run, 'enable_insecure_payload' has to be set to 'True'",
             );
-        } else if !["", "autorun.sh"].contains(&payload_script.as_str()) {
-            self.warn("option 'payload_script' has no effect: payloads are not deployed by this version".to_owned());
         }
         Config {
             api_versions: self.api_versions(),
@@ -248,7 +266,29 @@ impl Reader<'_> {
             boot_log: self.log("measuredboot_ml_path", "/sys/kernel/security/tpm0/binary_bios_measurements"),
             unix_socket: self.unix_socket(),
             insecure_payload,
+            payload,
             keylime_dir,
+        }
+    }
+
+    fn payload(&mut self) -> Payload {
+        let name = |reader: &mut Self, option, default: &str| {
+            reader.parsed(option, default.to_owned(), values::name_inside, String::clone)
+        };
+        let key_name = name(self, "enc_keyname", "derived_tci_key");
+        let text_name = name(self, "dec_payload_file", "decrypted_payload");
+        if Path::new(&key_name).components().eq(Path::new(&text_name).components()) {
+            self.options.problem("dec_payload_file", "expected another name than that of 'enc_keyname'");
+        }
+        let script = |text: &str| if text.is_empty() { Ok(String::new()) } else { values::name_inside(text) };
+        let script = self.parsed("payload_script", "autorun.sh".to_owned(), script, String::clone);
+        Payload {
+            key_name,
+            text_name,
+            secure_size: self.parsed("secure_size", "1m".to_owned(), values::tmpfs_size, String::clone),
+            extract_zip: self.boolean("extract_payload_zip", true),
+            script: (!script.is_empty()).then_some(script),
+            script_timeout: Duration::from_secs(self.number("payload_script_timeout", 1..=86_400, 600)),
         }
     }
 

@@ -122,6 +122,27 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
     }
 }
 
+/// The name of a file inside a folder of ours: relative, and downwards only.
+pub(super) fn name_inside(text: &str) -> Result<String, String> {
+    let path = Path::new(text);
+    let is_inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if text.is_empty() || !is_inside || text.ends_with('/') {
+        return Err(format!("expected the name of a file inside the payload's folder, found '{text}'"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A size as tmpfs takes it: bytes, with k, m or g for units of 1024, or with % of the memory.
+pub(super) fn tmpfs_size(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let digits = text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G', '%']).unwrap_or(text);
+    // Of zero, tmpfs takes no limit.
+    match digits.parse::<u64>() {
+        Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(text.to_owned()),
+        _ => Err(format!("expected a size such as 1m, 512k or 1048576, found '{text}'")),
+    }
+}
+
 /// A file option: `default` is the default name, a relative path lies in `base`, an absolute one is taken as it is.
 pub(super) fn path_in(base: &Path, text: &str, default: &str) -> PathBuf {
     if text == "default" || text.is_empty() { base.join(default) } else { base.join(text) }
@@ -190,6 +211,32 @@ mod tests {
             assert_eq!(
                 mode(text).unwrap_err(),
                 format!("expected permission bits in octal from 0 to 0777, found '{text}'")
+            );
+        }
+    }
+
+    #[test]
+    fn names_inside() {
+        for text in ["autorun.sh", "scripts/run", ".hidden"] {
+            assert_eq!(name_inside(text).as_deref(), Ok(text));
+        }
+        for text in ["", "/bin/sh", "../x", "a/../../x", "./x", "a/"] {
+            assert_eq!(
+                name_inside(text).unwrap_err(),
+                format!("expected the name of a file inside the payload's folder, found '{text}'")
+            );
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for text in ["1m", "512k", "1048576", "2G", "10%"] {
+            assert_eq!(tmpfs_size(text).as_deref(), Ok(text));
+        }
+        for text in ["", "m", "0", "0m", "1m,mode=0777", "-1", "+1", "1 m", "1t"] {
+            assert_eq!(
+                tmpfs_size(text).unwrap_err(),
+                format!("expected a size such as 1m, 512k or 1048576, found '{text}'")
             );
         }
     }

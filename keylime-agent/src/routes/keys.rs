@@ -16,6 +16,7 @@ use super::query::{Parameters, is_alphanumeric};
 use super::{Api, get_only, post_only};
 use crate::agent::Agent;
 use crate::bootstrap_key::{AUTH_TAG_LEN, Combination, SymmetricKey, UKey};
+use crate::payload::Delivery;
 
 pub(super) fn interface() -> Router<Api> {
     Router::new()
@@ -48,10 +49,8 @@ struct VKeyBody {
 async fn u_key(State(agent): State<Arc<Agent>>, JsonBody(body): JsonBody<UKeyBody>) -> Result<Response, Refusal> {
     let key = half(&agent, &body.encrypted_key, "u_key", "Invalid decrypted key")?;
     let auth_tag = auth_tag(&body.auth_tag)?;
-    if let Some(payload) = &body.payload {
-        decode("u_key", "payload", payload)?;
-    }
-    let key = UKey { key, auth_tag, has_payload: body.payload.is_some() };
+    let payload = body.payload.map(|payload| decode("u_key", "payload", &payload)).transpose()?;
+    let key = UKey { key, auth_tag, payload };
     let combination = agent.bootstrap_keys().add_u(key, agent.id.as_str());
     report(&agent, combination);
     Ok(answer::success("{}"))
@@ -126,7 +125,7 @@ fn refuse(call: &str, text: &str, detail: &str) -> Refusal {
 }
 
 fn report(agent: &Agent, combination: Combination) {
-    let has_payload = match combination {
+    let payload = match combination {
         Combination::Waiting => {
             tracing::debug!("Still waiting on u or v key");
             return;
@@ -135,14 +134,15 @@ fn report(agent: &Agent, combination: Combination) {
             tracing::warn!("HMAC check failed for all U and V key combinations");
             return;
         }
-        Combination::Derived { has_payload } => has_payload,
+        Combination::Derived { payload } => payload,
     };
     tracing::info!("Successfully derived symmetric payload decryption key");
-    if has_payload && agent.payloads_forbidden {
+    let Some((key, payload)) = payload else { return };
+    if agent.payloads_forbidden {
         tracing::warn!(
             "agent mTLS is disabled, and unless 'enable_insecure_payload' is set to 'True', payloads cannot be deployed'"
         );
-    } else if has_payload {
-        tracing::warn!("a payload was received and dropped: this version does not deploy payloads");
+    } else if agent.payloads.try_send(Delivery { key, payload }).is_err() {
+        tracing::error!("Failed to run encrypted payload: too many wait for the one that is being deployed");
     }
 }

@@ -51,6 +51,7 @@ impl Lab {
             boot_log: None,
             boottime: None,
             payloads_forbidden: false,
+            payloads: tokio::sync::mpsc::channel(1).0,
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The payload: what the tenant sends along with its half of the bootstrap key, for the host to use once it has been
+//! attested. It is decrypted, unpacked into `<keylime_dir>/secure/unzipped`, and its script is run.
+
+mod archive;
+mod cipher;
+pub(crate) mod store;
+
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc};
+
+use crate::bootstrap_key::SymmetricKey;
+use crate::config::Payload;
+use crate::program::{self, ProgramError};
+use store::Store;
+
+/// Deliveries that wait for the one before.
+const QUEUE: usize = 4;
+/// Largest list of actions read, in bytes.
+const MAX_ACTION_LIST: u64 = 64 << 10;
+
+/// The bootstrap key and what is encrypted under it.
+pub(crate) struct Delivery {
+    pub(crate) key: SymmetricKey,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Why a payload was not deployed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PayloadError {
+    #[error("{0}")]
+    NoStore(String),
+    #[error(transparent)]
+    Decrypt(#[from] cipher::DecryptError),
+    #[error("cannot write {}: {source}{}", path.display(), advice(source))]
+    Write { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Archive(#[from] archive::ArchiveError),
+    #[error("the script {} {source}", path.display())]
+    Script { path: PathBuf, source: ProgramError },
+    #[error("the thread that unpacks it has ended after an error in this program")]
+    Thread,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            ": the payload needs a larger option 'secure_size', and a new mount of the folder"
+        }
+        _ => "",
+    }
+}
+
+/// Where payloads are put, shared by all that read or write there.
+#[derive(Clone)]
+pub(crate) struct Place {
+    store: Arc<Store>,
+    /// Held while files are written or looked up, not while programs run.
+    busy: Arc<Mutex<()>>,
+}
+
+impl Place {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store: Arc::new(store), busy: Arc::default() }
+    }
+
+    /// The folder of the unpacked payload, or why there is none.
+    pub(crate) fn unzipped(&self) -> Result<PathBuf, String> {
+        match &*self.store {
+            Store::Ready(secure) => Ok(secure.join("unzipped")),
+            Store::Missing(reason) => Err(reason.clone()),
+        }
+    }
+}
+
+/// What deploys payloads, one after the other.
+pub(crate) struct Deployer {
+    options: Payload,
+    place: Place,
+    deliveries: mpsc::Receiver<Delivery>,
+}
+
+impl Deployer {
+    /// The deployer and what hands it deliveries.
+    pub(crate) fn new(options: Payload, place: Place) -> (mpsc::Sender<Delivery>, Self) {
+        let (sender, deliveries) = mpsc::channel(QUEUE);
+        (sender, Self { options, place, deliveries })
+    }
+
+    /// Deploys what comes, without end. When this is dropped, a running script is killed; files stay where they are, for the
+    /// tenant sends them only once.
+    pub(crate) async fn run(mut self) {
+        while let Some(delivery) = self.deliveries.recv().await {
+            match self.deploy(delivery).await {
+                Ok(()) => tracing::info!("Successfully executed encrypted payload"),
+                Err(error) => tracing::error!("Failed to run encrypted payload: {error}"),
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn deploy(&self, delivery: Delivery) -> Result<(), PayloadError> {
+        let folder = self.place.unzipped().map_err(PayloadError::NoStore)?;
+        {
+            let _busy = self.place.busy.lock().await;
+            let (options, folder) = (self.options.clone(), folder.clone());
+            let unpacked = tokio::task::spawn_blocking(move || unpack(&options, delivery, &folder));
+            unpacked.await.map_err(|_| PayloadError::Thread)??;
+        }
+        match &self.options.script {
+            Some(script) => self.run_script(script, &folder).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn run_script(&self, name: &str, folder: &Path) -> Result<(), PayloadError> {
+        tracing::info!("Payload init script indicated: {name}");
+        let path = folder.join(name);
+        if !path.is_file() {
+            tracing::info!("No payload script {name} found in {}", folder.display());
+            return Ok(());
+        }
+        make_executable(&path)?;
+        tracing::info!("Running script: {}", path.display());
+        tracing::info!("Executing payload script: {}", path.display());
+        let (output, result) = program::run(&path, None, folder, self.options.script_timeout).await;
+        for line in output.stdout.lines() {
+            tracing::debug!("Script stdout: {line}");
+        }
+        match result {
+            Ok(()) => {
+                for line in output.stderr.lines() {
+                    tracing::debug!("Script stderr: {line}");
+                }
+                tracing::info!("{} ran successfully", path.display());
+                Ok(())
+            }
+            Err(source) => {
+                for line in output.stderr.lines() {
+                    tracing::warn!("Script stderr: {line}");
+                }
+                Err(PayloadError::Script { path, source })
+            }
+        }
+    }
+}
+
+/// Decrypts and writes everything, in place of what an earlier payload has left.
+fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), PayloadError> {
+    let Delivery { key, payload } = delivery;
+    let text = cipher::decrypt(&key, payload)?;
+    tracing::info!("Successfully decrypted payload");
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |source| PayloadError::Write { path, source }
+    };
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(folder)(error)),
+        _ => {}
+    }
+    DirBuilder::new().mode(0o700).create(folder).map_err(failed(folder))?;
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed(parent))?;
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(content)).map_err(failed(&path))?;
+        Ok::<_, PayloadError>(path)
+    };
+    let path = write(&options.key_name, key.bytes())?;
+    tracing::info!("Wrote payload decryption key to {}", path.display());
+    let path = write(&options.text_name, &text)?;
+    tracing::info!("Wrote decrypted payload to {}", path.display());
+    if options.extract_zip && archive::is_archive(&text) {
+        tracing::info!("Unzipping payload {} to {}", options.text_name, folder.display());
+        archive::extract(&text, folder)?;
+    } else if options.extract_zip {
+        tracing::info!("The payload is no zip archive: it stays as it is");
+    }
+    for name in listed_actions(folder).map_err(failed(&folder.join(ACTION_LIST)))?.unwrap_or_default() {
+        let path = folder.join(&name);
+        if is_plain_name(&name) && path.is_file() {
+            make_executable(&path)?;
+            tracing::info!("Permission set for action: {}", path.display());
+        }
+    }
+    Ok(())
+}
+
+const ACTION_LIST: &str = "action_list";
+
+/// The revocation actions that the payload names, separated by commas or white space; `None` if it has no list.
+pub(crate) fn listed_actions(folder: &Path) -> io::Result<Option<Vec<String>>> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    match std::fs::File::open(folder.join(ACTION_LIST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?.take(MAX_ACTION_LIST).read_to_string(&mut text)?,
+    };
+    let names = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
+    Ok(Some(names.map(str::to_owned).collect()))
+}
+
+/// Whether this names a file of a folder and not a path that leads elsewhere.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let is_one = matches!((components.next(), components.next()), (Some(std::path::Component::Normal(_)), None));
+    is_one && !name.contains('/')
+}
+
+fn make_executable(path: &Path) -> Result<(), PayloadError> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+        .map_err(|source| PayloadError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;

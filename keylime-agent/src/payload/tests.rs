@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Payloads from their arrival to the end of their script.
+
+use std::time::Duration;
+
+use super::cipher::tests::{encrypt, key};
+use super::*;
+
+struct Lab {
+    dir: tempfile::TempDir,
+    options: Payload,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let options = Payload {
+            key_name: "derived_tci_key".to_owned(),
+            text_name: "decrypted_payload".to_owned(),
+            secure_size: "1m".to_owned(),
+            extract_zip: true,
+            script: Some("autorun.sh".to_owned()),
+            script_timeout: Duration::from_secs(30),
+        };
+        Self { dir: tempfile::tempdir().unwrap(), options }
+    }
+
+    fn unzipped(&self) -> PathBuf {
+        self.dir.path().join("unzipped")
+    }
+
+    async fn deploy(&self, text: &[u8]) -> Result<(), String> {
+        let key = key(&[3; 32]);
+        let payload = encrypt(&key, text);
+        self.deliver(Delivery { key, payload }, Store::Ready(self.dir.path().to_owned())).await
+    }
+
+    async fn deliver(&self, delivery: Delivery, store: Store) -> Result<(), String> {
+        let (_, deployer) = Deployer::new(self.options.clone(), Place::new(store));
+        deployer.deploy(delivery).await.map_err(|error| error.to_string())
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.unzipped().join(name)).unwrap()
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        std::fs::metadata(self.unzipped().join(name)).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// A zip archive of these files, made by Python.
+    fn zip(&self, files: &[(&str, &str)]) -> Vec<u8> {
+        let path = self.dir.path().join("payload.zip");
+        let script = "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[1], 'w') as z:\n \
+                      for n, t in zip(sys.argv[2::2], sys.argv[3::2]): z.writestr(n, t)\n";
+        let files = files.iter().flat_map(|(name, text)| [name, text]);
+        let made = std::process::Command::new("python3").args(["-c", script]).arg(&path).args(files).status();
+        assert!(made.expect("python3 is installed").success());
+        std::fs::read(&path).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_archive_with_a_script() {
+    let lab = Lab::new();
+    let script = "#!/bin/sh\npwd > where; echo \"$#\" > arguments; env > environment; cp data copied\n";
+    let archive =
+        lab.zip(&[("autorun.sh", script), ("data", "data"), ("action_list", "one, two\nthree ../x"), ("two", "")]);
+    assert_eq!(lab.deploy(&archive).await, Ok(()));
+    assert_eq!(lab.read("derived_tci_key"), [3; 32]);
+    assert_eq!(lab.read("decrypted_payload"), archive);
+    assert_eq!(lab.read("copied"), b"data");
+    assert_eq!(lab.read("arguments"), b"0\n");
+    assert_eq!(lab.read("where"), format!("{}\n", lab.unzipped().canonicalize().unwrap().display()).as_bytes());
+    assert!(String::from_utf8(lab.read("environment")).unwrap().contains("PATH="));
+    let modes = ["", "derived_tci_key", "decrypted_payload", "data", "autorun.sh", "two"].map(|name| lab.mode(name));
+    assert_eq!(modes, [0o700, 0o600, 0o600, 0o600, 0o700, 0o700]);
+
+    // The next one takes its place; without a script there is nothing to run.
+    assert_eq!(lab.deploy(&lab.zip(&[("other", "")])).await, Ok(()));
+    assert!(lab.unzipped().join("other").exists() && !lab.unzipped().join("data").exists());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_no_archive_stays_as_it_is() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.deploy(b"just text").await, Ok(()));
+    assert_eq!(lab.read("decrypted_payload"), b"just text");
+    lab.options.extract_zip = false;
+    lab.options.text_name = "sub/folder/text".to_owned();
+    let archive = lab.zip(&[("data", "data")]);
+    assert_eq!(lab.deploy(&archive).await, Ok(()));
+    assert_eq!(lab.read("sub/folder/text"), archive);
+    assert!(!lab.unzipped().join("data").exists());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn each_failure_has_its_text() {
+    let mut lab = Lab::new();
+    let script = lab.unzipped().join("autorun.sh").display().to_string();
+    let failing = lab.zip(&[("autorun.sh", "#!/bin/sh\necho why >&2\nexit 7\n")]);
+    assert_eq!(lab.deploy(&failing).await.unwrap_err(), format!("the script {script} ended with exit status: 7"));
+    lab.options.script_timeout = Duration::from_secs(1);
+    let slow = lab.zip(&[("autorun.sh", "#!/bin/sh\nexec sleep 1000\n")]);
+    assert_eq!(
+        lab.deploy(&slow).await.unwrap_err(),
+        format!("the script {script} did not end within 1 s and was killed with all that it had started")
+    );
+    assert_eq!(
+        lab.deploy(&lab.zip(&[("derived_tci_key", "")])).await.unwrap_err(),
+        "entry \"derived_tci_key\" of the zip archive comes twice, or is named as another file of the payload"
+    );
+    assert_eq!(lab.deploy(b"PK\x03\x04damaged").await.unwrap_err(), "the zip archive is damaged: it ends too early");
+    // What was there stays until there is something to replace it.
+    lab.deploy(b"good").await.unwrap();
+    let store = || Store::Ready(lab.dir.path().to_owned());
+    let wrong = Delivery { key: key(&[4; 32]), payload: encrypt(&key(&[3; 32]), b"text") };
+    assert_eq!(
+        lab.deliver(wrong, store()).await.unwrap_err(),
+        "the payload cannot be decrypted: it was encrypted under another key, or changed on the way"
+    );
+    assert_eq!(lab.read("decrypted_payload"), b"good");
+    let missing = Store::Missing("no place".to_owned());
+    let delivery = Delivery { key: key(&[3; 32]), payload: vec![] };
+    assert_eq!(lab.deliver(delivery, missing).await.unwrap_err(), "no place");
+    let nowhere = lab.dir.path().join("nowhere");
+    let delivery = Delivery { key: key(&[3; 32]), payload: encrypt(&key(&[3; 32]), b"text") };
+    assert_eq!(
+        lab.deliver(delivery, Store::Ready(nowhere.clone())).await.unwrap_err(),
+        format!("cannot write {}: No such file or directory (os error 2)", nowhere.join("unzipped").display())
+    );
+}
+
+#[test]
+fn names_of_actions() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(listed_actions(dir.path()).unwrap(), None);
+    std::fs::write(dir.path().join("action_list"), " a,b\n\nc\td,, \n").unwrap();
+    assert_eq!(listed_actions(dir.path()).unwrap().unwrap(), ["a", "b", "c", "d"]);
+    for (name, plain) in [
+        ("a", true),
+        ("a.py", true),
+        ("", false),
+        ("a/b", false),
+        ("..", false),
+        (".", false),
+        ("/a", false),
+        ("a/", false),
+    ] {
+        assert_eq!(is_plain_name(name), plain, "{name}");
+    }
+}

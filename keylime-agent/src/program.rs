@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs the programs of a payload: its script and revocation actions. Directly, not through a shell, within a time, and
+//! without the agent's own settings, which may hold passwords.
+
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+
+/// Variables of the agent's configuration.
+const OURS: &str = "KEYLIME_AGENT_";
+/// What is kept of each output stream, from its beginning.
+const KEPT_OUTPUT: usize = 8 << 10;
+/// How long the rest of the output is waited for once the program has ended; what it has left running may hold it open.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+/// A file that was just written may be open still in a process that is being started.
+const BUSY: (u32, Duration) = (10, Duration::from_millis(20));
+
+/// Why a program did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProgramError {
+    #[error("cannot be started: {0}")]
+    Start(#[source] io::Error),
+    #[error("did not end within {} s and was killed with all that it had started", .0.as_secs())]
+    TimeOut(Duration),
+    #[error("cannot be waited for: {0}")]
+    Wait(#[source] io::Error),
+    #[error("ended with {0}")]
+    Status(ExitStatus),
+}
+
+/// What a program has written; at most 8 KiB of each stream.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a program in a folder and waits for its end. It is killed, with all processes of its group, when the time is over
+/// or this future is dropped. What it has started in the background may stay when it ends by itself.
+pub(crate) async fn run(
+    program: &Path,
+    argument: Option<&Path>,
+    folder: &Path,
+    limit: Duration,
+) -> (Output, Result<(), ProgramError>) {
+    let mut output = Output::default();
+    let mut child = match start(program, argument, folder).await {
+        Ok(child) => child,
+        Err(error) => return (output, Err(ProgramError::Start(error))),
+    };
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let result = {
+        let mut reading = std::pin::pin!(async {
+            tokio::join!(read(stdout, &mut output.stdout), read(stderr, &mut output.stderr));
+        });
+        let mut time_out = std::pin::pin!(tokio::time::sleep(limit));
+        let mut is_read = false;
+        let result = loop {
+            tokio::select! {
+                status = child.wait() => break match status {
+                    Ok(status) if status.success() => Ok(()),
+                    Ok(status) => Err(ProgramError::Status(status)),
+                    Err(error) => Err(ProgramError::Wait(error)),
+                },
+                () = &mut reading, if !is_read => is_read = true,
+                () = &mut time_out => break Err(ProgramError::TimeOut(limit)),
+            }
+        };
+        match result {
+            Err(ProgramError::TimeOut(_)) => {
+                group.kill();
+                // Ends at once, being killed.
+                let _ = child.wait().await;
+            }
+            _ => group.0 = None,
+        }
+        if !is_read {
+            let _ = tokio::time::timeout(LAST_OUTPUT, reading).await;
+        }
+        result
+    };
+    (output, result)
+}
+
+async fn start(program: &Path, argument: Option<&Path>, folder: &Path) -> io::Result<Child> {
+    let (tries, pause) = BUSY;
+    let mut through_shell = false;
+    let mut busy = 0;
+    loop {
+        let mut command = if through_shell {
+            let mut command = Command::new("/bin/sh");
+            command.arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.args(argument).current_dir(folder).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(OURS.as_bytes())) {
+            command.env_remove(name);
+        }
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && busy < tries => {
+                busy += 1;
+                tokio::time::sleep(pause).await;
+            }
+            // A script without "#!" in its first line, which POSIX's execvp hands to the shell as a file.
+            Err(error) if error.raw_os_error() == Some(nix::Error::ENOEXEC as i32) && !through_shell => {
+                through_shell = true;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The process group of a running program, which is killed when this is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
+            // It may have ended just now.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Reads a stream to its end, so that its writer does not wait, and keeps the beginning.
+async fn read(stream: Option<impl AsyncRead + Unpin>, kept: &mut String) {
+    let Some(mut stream) = stream else { return };
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+        let room = KEPT_OUTPUT - bytes.len();
+        if room > 0 {
+            bytes.extend(chunk.iter().take(length.min(room)));
+            // Each time, for this may not be asked to go on.
+            *kept = String::from_utf8_lossy(&bytes).into_owned();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Lab(tempfile::TempDir);
+
+    impl Lab {
+        fn script(text: &str) -> (Self, PathBuf) {
+            let lab = Self(tempfile::tempdir().unwrap());
+            let path = lab.0.path().join("script with spaces; $(x)");
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+            (lab, path)
+        }
+
+        async fn run(&self, path: &Path, limit: Duration) -> (Output, Result<(), String>) {
+            let (output, result) = run(path, Some(Path::new("$HOME")), self.0.path(), limit).await;
+            (output, result.map_err(|error| error.to_string()))
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn ends_and_output() {
+        for (text, stdout, stderr, result) in [
+            ("#!/bin/sh\necho \"$1\"; echo err >&2", "$HOME\n", "err\n", Ok(())),
+            ("echo no first line; exit 3", "no first line\n", "", Err("ended with exit status: 3")),
+            ("#!/bin/sh\nkill -9 $$", "", "", Err("ended with signal: 9 (SIGKILL)")),
+            ("#!/no/such/interpreter\n", "", "", Err("cannot be started: No such file or directory (os error 2)")),
+        ] {
+            let (lab, path) = Lab::script(text);
+            let (output, ended) = lab.run(&path, LONG).await;
+            assert_eq!((output.stdout.as_str(), output.stderr.as_str()), (stdout, stderr), "{text}");
+            assert_eq!(ended, result.map_err(str::to_owned));
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_time_is_limited_for_all_that_it_has_started() {
+        let (lab, path) = Lab::script("#!/bin/sh\nsleep 1000 &\necho $! > child; echo begun; wait");
+        let (output, ended) = lab.run(&path, Duration::from_secs(1)).await;
+        assert_eq!(ended.unwrap_err(), "did not end within 1 s and was killed with all that it had started");
+        assert_eq!(output.stdout, "begun\n");
+        let child: i32 = std::fs::read_to_string(lab.0.path().join("child")).unwrap().trim().parse().unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        // Gone, or not yet buried by whoever has inherited it.
+        test_support::wait::until("end of the child", LONG, || {
+            Ok((state().is_empty() || state().contains(") Z ")).then_some(()))
+        })
+        .unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_runs_on_does_not_hold_us_up() {
+        let (lab, path) = Lab::script("#!/bin/sh\nsleep 30 &\necho $! > child; echo done");
+        let (output, ended) = lab.run(&path, LONG).await;
+        assert_eq!((ended, output.stdout.as_str()), (Ok(()), "done\n"));
+        let child: i32 = std::fs::read_to_string(lab.0.path().join("child")).unwrap().trim().parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn much_output_is_cut() {
+        let (lab, path) = Lab::script("#!/bin/sh\nhead -c 1000000 /dev/zero | tr '\\0' x");
+        let (output, ended) = lab.run(&path, LONG).await;
+        assert_eq!((ended, output.stdout.len()), (Ok(()), KEPT_OUTPUT));
+    }
+}
