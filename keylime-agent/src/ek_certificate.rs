@@ -18,6 +18,12 @@ pub(crate) fn to_register(ek: &EkInfo) -> Option<String> {
     }
     let Some(certificate) = &ek.certificate else {
         tracing::warn!("No EK certificate found in TPM NVRAM");
+        if let Some(index) = ek.other_certificate {
+            tracing::warn!(
+                "NV index {index:#010x} has the certificate of the EK by the high-range template, which is another key: to \
+                 register with it, store that EK in the TPM and set 'ek_handle' to its handle"
+            );
+        }
         return None;
     };
     if !ek.certificate_is_der {

@@ -83,6 +83,47 @@ fn the_registrar_knows_the_host_by_each_of_them() {
     }
 }
 
+#[test]
+fn the_ek_at_a_handle_with_its_chain_behind_passwords() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    // The issuer's certificate, as makers store it beside the EK's own.
+    let issuer = std::fs::read(&lab.tpm.ca_certs[0]).unwrap();
+    let pem = String::from_utf8(issuer).unwrap();
+    let output = lab.tpm.scratch().join("issuer.der");
+    let convert =
+        ["x509", "-in", lab.tpm.ca_certs[0].to_str().unwrap(), "-outform", "DER", "-out", output.to_str().unwrap()];
+    assert!(Command::new("openssl").args(convert).status().unwrap().success());
+    let size = std::fs::metadata(&output).unwrap().len().to_string();
+    let define = ["0x01C00100", "-C", "o", "-s", &size, "-a", "ownerwrite|ownerread"];
+    lab.tpm.tool("tpm2_nvdefine", &define).unwrap();
+    lab.tpm.tool("tpm2_nvwrite", &["0x01C00100", "-C", "o", "-i", "issuer.der"]).unwrap();
+    for hierarchy in ["owner", "endorsement"] {
+        lab.tpm.tool("tpm2_changeauth", &["-c", hierarchy, "hex:0a0b00ff"]).unwrap();
+    }
+    let options = || options().env("KEYLIME_AGENT_EK_HANDLE", "81010001");
+    let (code, log) = lab.failing_agent(&options().env("KEYLIME_AGENT_TPM_OWNERPASSWORD", "wrong"));
+    assert_eq!(code, Some(1));
+    let refused = "the TPM refuses the endorsement hierarchy's authorization value (Keylime option tpm_ownerpassword)";
+    assert!(log.contains(refused), "{log}");
+    let mut agent = lab.agent(&options().env("KEYLIME_AGENT_TPM_OWNERPASSWORD", "hex:0a0b00ff"));
+    assert!(agent.part().log().contains("> Found EK certificate chain in TPM NVRAM\n"));
+    assert!(!agent.part().log().contains("0a0b00ff"));
+    let id = agent.id().unwrap();
+    let record = lab.servers.registrar_agent(&id).unwrap().unwrap();
+    // The registrar keeps the first certificate.
+    assert!(record["ekcert"].as_str().is_some_and(|text| !text.is_empty() && !pem.contains(text)), "{record}");
+    // The tenant checks it against its store.
+    lab.servers.enrol(&id, agent.port, None).unwrap();
+    lab.servers.wait_verified(&id, support::LIMIT).unwrap();
+    assert!(agent.terminate().unwrap().success());
+    assert!(lab.tpm.persistent_handles().unwrap().contains(&0x8101_0001));
+
+    // The EK by template is the same one.
+    let again = KeylimeAgentOptions { folder: Some(agent.folder.clone()), ..options() };
+    let again = again.env("KEYLIME_AGENT_TPM_OWNERPASSWORD", "hex:0a0b00ff").env("KEYLIME_AGENT_EK_HANDLE", "generate");
+    assert_eq!(lab.agent(&again).id().unwrap(), id);
+}
+
 /// Standard error of `keylime_agent --check-config`, or of a program that runs it.
 fn check(program: &Path, folder: &Path, lines: &str) -> String {
     let config = folder.join("agent.conf");

@@ -37,6 +37,9 @@ pub struct EkInfo {
     pub certificate: Option<Vec<u8>>,
     /// False if `certificate` is not DER; then it holds all bytes of the NV index.
     pub certificate_is_der: bool,
+    /// Without a certificate: the NV index of one for the high-range template of the same key type, which is another key.
+    /// The EK by template is the one of the low range.
+    pub other_certificate: Option<u32>,
     /// Why an EK certificate that exists could not be read.
     pub certificate_problem: Option<TpmError>,
     /// Certificates of the chain indexes 0x01C00100 to 0x01C001FF, DER, in the order in which the TPM stores them.
@@ -118,13 +121,22 @@ impl Ek {
         policy::authorize(connection, self.access, self.public.name_alg, endorsement_auth, use_key)
     }
 
-    /// Public key and certificates.
-    pub(crate) fn describe(&self, connection: &Connection) -> EkInfo {
-        let certificate = match certificate_index(&self.public) {
-            Some(index) => nv::certificate(connection, index),
+    /// Public key and certificates. The password is for an owner hierarchy that has one.
+    pub(crate) fn describe(&self, connection: &Connection, password: &[u8]) -> EkInfo {
+        let index = certificate_index(&self.public);
+        let certificate = match index {
+            Some(index) => nv::certificate(connection, index, password),
             None => Ok(None),
         };
-        let chain = nv::certificate_chain(connection);
+        let other_certificate = match (&certificate, index) {
+            (Ok(None), Some(low @ (RSA_2048 | ECC_P256))) => {
+                let high = if low == RSA_2048 { RSA_2048_HIGH } else { ECC_P256_HIGH };
+                // A failure here has shown itself above.
+                nv::exists(connection, high).is_ok_and(|exists| exists).then_some(high)
+            }
+            _ => None,
+        };
+        let chain = nv::certificate_chain(connection, password);
         let (certificate, certificate_problem) = split(certificate);
         let (chain, chain_problem) = split(chain);
         let certificate = certificate.flatten();
@@ -134,6 +146,7 @@ impl Ek {
             certificate_is_der: certificate.as_ref().is_none_or(|found| found.is_der),
             certificate: certificate.map(|found| found.bytes),
             certificate_problem,
+            other_certificate,
             certificate_chain: chain.unwrap_or_default(),
             chain_problem,
         }
@@ -171,21 +184,26 @@ fn access(public: &Public) -> Option<EkAccess> {
     EkAccess::of(public.name_alg, &public.auth_policy, user_with_auth)
 }
 
+const RSA_2048: u32 = 0x01C0_0002;
+const ECC_P256: u32 = 0x01C0_000A;
+const RSA_2048_HIGH: u32 = 0x01C0_0012;
+const ECC_P256_HIGH: u32 = 0x01C0_0014;
+
 /// NV index of the certificate for an EK (TCG EK Credential Profile, "NV Index for EK Certificate").
 fn certificate_index(public: &Public) -> Option<u32> {
     // RSA 2048 and P-256 have two templates each, which differ in nameAlg's policy and in userWithAuth.
     let high_range = public.name_alg == HashAlgorithm::Sha256 && access(public) == Some(EkAccess::PolicyB);
     match &public.key {
         PublicKey::Rsa { modulus, .. } => match modulus.len() * 8 {
-            2048 if high_range => Some(0x01C0_0012),
-            2048 => Some(0x01C0_0002),
+            2048 if high_range => Some(RSA_2048_HIGH),
+            2048 => Some(RSA_2048),
             3072 => Some(0x01C0_001C),
             4096 => Some(0x01C0_001E),
             _ => None,
         },
         PublicKey::Ecc { curve, .. } => match curve {
-            Curve::NistP256 if high_range => Some(0x01C0_0014),
-            Curve::NistP256 => Some(0x01C0_000A),
+            Curve::NistP256 if high_range => Some(ECC_P256_HIGH),
+            Curve::NistP256 => Some(ECC_P256),
             Curve::NistP384 => Some(0x01C0_0016),
             Curve::NistP521 => Some(0x01C0_0018),
             Curve::Sm2P256 => Some(0x01C0_001A),

@@ -80,6 +80,16 @@ pub enum TpmError {
         /// The TPM's answer.
         code: ResponseCode,
     },
+    /// An NV index is protected by an authorization value that is not known.
+    #[error(
+        "the TPM refuses the owner hierarchy's authorization value for NV index {index:#010x} (Keylime option tpm_ownerpassword, or none): {code}"
+    )]
+    NvAuth {
+        /// The index.
+        index: u32,
+        /// The TPM's answer.
+        code: ResponseCode,
+    },
     /// There is no usable EK at the configured persistent handle.
     #[error("no usable EK at persistent handle {handle:#010x}: {cause}")]
     EkHandle {

@@ -30,13 +30,18 @@ pub(crate) struct StoredCertificate {
     pub(crate) is_der: bool,
 }
 
-/// Reads the certificate at `index`; `None` if the index does not exist or has not been written.
-pub(crate) fn certificate(connection: &Connection, index: u32) -> Result<Option<StoredCertificate>, TpmError> {
-    if capability::handles(connection, index, index)?.is_empty() {
+/// Reads the certificate at `index`; `None` if the index does not exist or has not been written. The password is for an
+/// owner hierarchy that has one.
+pub(crate) fn certificate(
+    connection: &Connection,
+    index: u32,
+    password: &[u8],
+) -> Result<Option<StoredCertificate>, TpmError> {
+    if !exists(connection, index)? {
         return Ok(None);
     }
     let buffer = buffer_size(connection)?;
-    Ok(read_index(connection, index, buffer)?.map(|bytes| match der_length(&bytes) {
+    Ok(read_index(connection, index, buffer, password)?.map(|bytes| match der_length(&bytes) {
         Some(length) => {
             let bytes = bytes.get(..length).unwrap_or(&bytes).to_vec();
             StoredCertificate { bytes, is_der: true }
@@ -45,8 +50,13 @@ pub(crate) fn certificate(connection: &Connection, index: u32) -> Result<Option<
     }))
 }
 
+/// Whether the index is defined.
+pub(crate) fn exists(connection: &Connection, index: u32) -> Result<bool, TpmError> {
+    Ok(!capability::handles(connection, index, index)?.is_empty())
+}
+
 /// Reads all certificates of the chain indexes, in the order in which they are stored.
-pub(crate) fn certificate_chain(connection: &Connection) -> Result<Vec<Vec<u8>>, TpmError> {
+pub(crate) fn certificate_chain(connection: &Connection, password: &[u8]) -> Result<Vec<Vec<u8>>, TpmError> {
     let indexes = capability::handles(connection, CHAIN_FIRST, CHAIN_LAST)?;
     if indexes.is_empty() {
         return Ok(Vec::new());
@@ -55,7 +65,7 @@ pub(crate) fn certificate_chain(connection: &Connection) -> Result<Vec<Vec<u8>>,
     let mut all = Vec::new();
     for index in indexes {
         // A certificate may span two indexes, hence one text; padding at the end of an index does not matter then.
-        all.extend(read_index(connection, index, buffer)?.unwrap_or_default());
+        all.extend(read_index(connection, index, buffer, password)?.unwrap_or_default());
         if all.len() > MAX_CHAIN {
             return Err(TpmError::TooLong { what: "the EK certificate chain", length: all.len(), limit: MAX_CHAIN });
         }
@@ -101,8 +111,9 @@ fn buffer_size(connection: &Connection) -> Result<u16, TpmError> {
         .min(LARGEST_BUFFER))
 }
 
-/// Reads a whole NV index with the empty authorization value of the index or of the owner, as its attributes allow.
-fn read_index(connection: &Connection, index: u32, buffer: u16) -> Result<Option<Vec<u8>>, TpmError> {
+/// Reads a whole NV index with the authorization value of the index, which is taken to be empty, or of the owner, as its
+/// attributes allow.
+fn read_index(connection: &Connection, index: u32, buffer: u16, password: &[u8]) -> Result<Option<Vec<u8>>, TpmError> {
     let (attributes, size) = Command::new(NV_READ_PUBLIC).handle(index).send(connection)?.parameters(|reader| {
         let mut public = crate::codec::Reader::new(reader.sized()?);
         let _index = public.u32()?;
@@ -114,23 +125,42 @@ fn read_index(connection: &Connection, index: u32, buffer: u16) -> Result<Option
     if attributes & TPMA_NV_WRITTEN == 0 {
         return Ok(None);
     }
-    let authorizer = if attributes & TPMA_NV_AUTHREAD != 0 {
-        index
-    } else if attributes & TPMA_NV_OWNERREAD != 0 {
-        TPM_RH_OWNER
-    } else {
-        return Err(TpmError::NvProtected(index));
-    };
+    // Wrong values for a hierarchy do not count towards a lockout, and those for an index with a value of its own are not
+    // known to anybody here.
+    let ways: [(bool, u32, &[u8]); 3] = [
+        (attributes & TPMA_NV_AUTHREAD != 0, index, &[]),
+        (attributes & TPMA_NV_OWNERREAD != 0, TPM_RH_OWNER, &[]),
+        (attributes & TPMA_NV_OWNERREAD != 0 && !password.is_empty(), TPM_RH_OWNER, password),
+    ];
+    let mut refused = None;
+    for (_, authorizer, value) in ways.into_iter().filter(|(allowed, _, _)| *allowed) {
+        match read_parts(connection, index, size, buffer, authorizer, value) {
+            Err(TpmError::Command { code, .. }) if code.is_bad_auth() => refused = Some(code),
+            Err(TpmError::Command { code, .. }) if code.is_nv_unwritten() => return Ok(None),
+            other => return other.map(Some),
+        }
+    }
+    Err(match refused {
+        Some(code) => TpmError::NvAuth { index, code },
+        None => TpmError::NvProtected(index),
+    })
+}
+
+fn read_parts(
+    connection: &Connection,
+    index: u32,
+    size: u16,
+    buffer: u16,
+    authorizer: u32,
+    value: &[u8],
+) -> Result<Vec<u8>, TpmError> {
     let mut data = Vec::with_capacity(usize::from(size));
     let mut offset = 0;
     while offset < size {
         let length = buffer.min(size - offset);
-        let mut command = Command::new(NV_READ).authorized(authorizer, Authorization::Password(&[])).handle(index);
+        let mut command = Command::new(NV_READ).authorized(authorizer, Authorization::Password(value)).handle(index);
         command.parameters.u16(length).u16(offset);
-        let response = match command.send(connection) {
-            Err(TpmError::Command { code, .. }) if code.is_nv_unwritten() => return Ok(None),
-            other => other?,
-        };
+        let response = command.send(connection)?;
         let part = response.parameters(|reader| reader.sized().map(<[u8]>::to_vec))?;
         if part.len() != usize::from(length) {
             return Err(response.malformed("the length of the data"));
@@ -138,7 +168,7 @@ fn read_index(connection: &Connection, index: u32, buffer: u16) -> Result<Option
         data.extend(part);
         offset += length;
     }
-    Ok(Some(data))
+    Ok(data)
 }
 
 #[cfg(test)]

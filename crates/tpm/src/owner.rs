@@ -180,7 +180,7 @@ impl Owner {
 
     pub(crate) fn create_ek(&mut self, connection: &Rc<Connection>) -> Result<EkInfo, TpmError> {
         let ek = self.take_ek(connection)?;
-        let info = ek.describe(connection);
+        let info = ek.describe(connection, &self.settings.endorsement_auth);
         self.ek = Some(ek);
         Ok(info)
     }

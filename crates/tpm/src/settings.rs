@@ -20,7 +20,8 @@ pub struct TpmSettings {
     pub key_alg: KeyAlgorithm,
     /// Signature scheme of the AK.
     pub scheme: SignatureScheme,
-    /// Authorization value of the endorsement hierarchy (Keylime's `tpm_ownerpassword`); empty if it has none.
+    /// Authorization value of the endorsement hierarchy (Keylime's `tpm_ownerpassword`); empty if it has none. Tried for the
+    /// owner hierarchy, too, where a certificate cannot be read without that.
     pub endorsement_auth: Zeroizing<Vec<u8>>,
     /// Where the EK comes from.
     pub ek: EkSource,

@@ -306,6 +306,106 @@ async fn the_endorsement_authorization_is_used_everywhere_it_is_needed() -> Resu
 }
 
 #[tokio::test]
+async fn each_range_has_its_certificate_index() -> Result<()> {
+    use KeyAlgorithm as K;
+    let options = SwtpmOptions { rsa_bits: 3072, banks: all_banks(), ..SwtpmOptions::default() };
+    let Some(swtpm) = swtpm(options).await? else { return Ok(()) };
+    // Those that come with the TPM: RSA-3072 and P-384, by template and where the maker has stored the keys.
+    for (key_alg, scheme, handle, index) in [
+        (K::Rsa3072, SignatureScheme::RsaSsa, 0x8101_001C, "0x01c0001c"),
+        (K::Ecc384, SignatureScheme::EcDsa, 0x8101_0016, "0x01c00016"),
+    ] {
+        swtpm.tool("tpm2_nvread", &[index, "--output", "certificate"])?;
+        let certificate = fs::read(swtpm.scratch().join("certificate"))?;
+        for ek in [EkSource::Template, EkSource::Persistent(handle)] {
+            let settings = TpmSettings { key_alg, scheme, ek, ..settings(&swtpm) };
+            let (tpm, ek, _) =
+                start_and_activate(&swtpm, settings).await.with_context(|| format!("{key_alg} {ek:?}"))?;
+            assert_eq!(ek.certificate.as_ref(), Some(&certificate), "{key_alg}");
+            tpm.shutdown().await?;
+        }
+    }
+    // RSA-2048 and P-256 have both ranges; the maker may have stored keys and certificates of the high one only.
+    for (key_alg, scheme, family, low, high, handle) in [
+        (K::Rsa2048, SignatureScheme::RsaSsa, "rsa", "0x01C00002", 0x01C0_0012, 0x8101_0012),
+        (K::Ecc256, SignatureScheme::EcDsa, "ecc", "0x01C0000A", 0x01C0_0014, 0x8101_0014),
+    ] {
+        high_range_ek(&swtpm, family, handle)?;
+        let der = |text: &[u8; 4]| [&[0x30, 4][..], text].concat();
+        store(&swtpm, &format!("{high:#010x}"), &der(b"high"), 40, "ownerread")?;
+        let with = |ek| TpmSettings { key_alg, scheme, ek, ..settings(&swtpm) };
+        let (tpm, ek, _) = start_and_activate(&swtpm, with(EkSource::Persistent(handle))).await?;
+        assert_eq!(ek.certificate, Some(der(b"high")), "{key_alg}");
+        tpm.shutdown().await?;
+        // The EK by template is that of the low range, whatever the TPM has certificates for: it must not change.
+        let (tpm, by_template, _) = start_and_activate(&swtpm, with(EkSource::Template)).await?;
+        assert_ne!(by_template.public_2b, ek.public_2b);
+        assert_eq!((by_template.certificate, by_template.other_certificate), (None, Some(high)), "{key_alg}");
+        tpm.shutdown().await?;
+        store(&swtpm, low, &der(b"low."), 40, "ownerread")?;
+        let (tpm, by_template, _) = start_and_activate(&swtpm, with(EkSource::Template)).await?;
+        let found = (by_template.certificate, by_template.other_certificate);
+        assert_eq!(found, (Some(der(b"low.")), None), "{key_alg}");
+        tpm.shutdown().await?;
+    }
+    ensure_empty(&swtpm)
+}
+
+/// Makes an EK by template H-1 or H-2 (TCG EK Credential Profile) and stores it at this handle.
+fn high_range_ek(swtpm: &Swtpm, family: &str, handle: u32) -> Result<()> {
+    let policy = "ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0";
+    fs::write(swtpm.scratch().join("policy"), hex::decode(policy)?)?;
+    let algorithm = if family == "rsa" { "rsa2048:null:aes128cfb" } else { "ecc256:null:aes128cfb" };
+    let attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|adminwithpolicy|restricted|decrypt";
+    let create = ["-C", "e", "-g", "sha256", "-G", algorithm, "-L", "policy", "-a", attributes, "-c", "ek.ctx"];
+    swtpm.tool("tpm2_createprimary", &create)?;
+    swtpm.tool("tpm2_evictcontrol", &["-C", "o", "-c", "ek.ctx", &format!("{handle:#x}")])?;
+    swtpm.flush_transient()
+}
+
+#[tokio::test]
+async fn certificates_are_read_where_the_owner_has_a_password() -> Result<()> {
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
+    let certificate = [&[0x30, 4][..], b"cert"].concat();
+    store(&swtpm, "0x01C00002", &certificate, 40, "ownerread")?;
+    store(&swtpm, "0x01C00100", &certificate, 40, "ownerread|authread")?;
+    swtpm.tool("tpm2_changeauth", &["-c", "endorsement", "secret"])?;
+    let read = async || {
+        let endorsement_auth = Zeroizing::new(b"secret".to_vec());
+        let tpm = Tpm::open(TpmSettings { endorsement_auth, ..settings(&swtpm) }).await?;
+        let ek = tpm.create_ek().await?;
+        tpm.shutdown().await?;
+        anyhow::Ok(ek)
+    };
+    // The owner has none, the same, another one.
+    for (change, problem) in [
+        (None, None),
+        (Some(&["-c", "owner", "secret"][..]), None),
+        (
+            Some(&["-c", "owner", "-p", "secret", "other"][..]),
+            Some(
+                "the TPM refuses the owner hierarchy's authorization value for NV index 0x01c00002 (Keylime option \
+                 tpm_ownerpassword, or none): TPM_RC_BAD_AUTH: wrong authorization value (0x9a2, session 1)",
+            ),
+        ),
+    ] {
+        if let Some(change) = change {
+            swtpm.tool("tpm2_changeauth", change)?;
+        }
+        let ek = read().await?;
+        let expected = if problem.is_none() { Some(&certificate) } else { None };
+        assert_eq!(ek.certificate.as_ref(), expected);
+        assert_eq!(ek.certificate_problem.map(|error| error.to_string()).as_deref(), problem);
+        // Its own authorization value is enough for this one.
+        assert_eq!(ek.certificate_chain, std::slice::from_ref(&certificate));
+    }
+    // No wrong value has counted towards a lockout.
+    let properties = swtpm.tool("tpm2_getcap", &["properties-variable"])?;
+    assert!(properties.contains("TPM2_PT_LOCKOUT_COUNTER: 0x0"), "{properties}");
+    ensure_empty(&swtpm)
+}
+
+#[tokio::test]
 async fn an_unusable_persistent_ek_is_explained() -> Result<()> {
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     swtpm.tool("tpm2_createprimary", &["-C", "o", "-c", "primary.ctx"])?;
