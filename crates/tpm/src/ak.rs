@@ -117,11 +117,19 @@ pub(crate) fn load_saved(
 
 /// Makes a new AK under the EK and loads it.
 pub(crate) fn create(connection: &Rc<Connection>, ek: &Ek, settings: &TpmSettings) -> Result<Ak, TpmError> {
-    let template = template::ak(settings.hash, settings.key_alg, settings.scheme)?;
+    let (hash, key, scheme) = (settings.hash, settings.key_alg, settings.scheme);
+    let template = template::ak(hash, key, scheme)?;
     let saved = ek.authorize(connection, &settings.endorsement_auth, |authorization| {
         let mut command = Command::new(CREATE).authorized(ek.handle(), authorization);
         create_parameters(&mut command.parameters, &template);
-        command.send(connection)?.parameters(|reader| {
+        let response = command.send(connection).map_err(|error| match error {
+            // As with the EK.
+            TpmError::Command { code, .. } if code.is_about_parameter() => {
+                TpmError::AkUnsupported { key, scheme, hash, code }
+            }
+            other => other,
+        })?;
+        response.parameters(|reader| {
             let private = reader.sized()?.to_vec();
             Ok(SavedAk { public: reader.sized()?.to_vec(), private })
         })

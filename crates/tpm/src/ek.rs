@@ -79,7 +79,11 @@ impl Ek {
         let mut command =
             Command::new(CREATE_PRIMARY).authorized(TPM_RH_ENDORSEMENT, Authorization::Password(endorsement_auth));
         create_parameters(&mut command.parameters, &template::ek(key)?);
-        let response = command.send(connection).map_err(policy::explain_endorsement)?;
+        let response = command.send(connection).map_err(|error| match error {
+            // The template is the only parameter that a TPM can object to.
+            TpmError::Command { code, .. } if code.is_about_parameter() => TpmError::EkUnsupported { key, code },
+            other => policy::explain_endorsement(other),
+        })?;
         let (handle, public_2b) = response
             .read(true, |handle, reader| Ok((handle, reader.sized().map(with_size))))
             .and_then(|(handle, public)| Ok((handle, public.map_err(|_| response.malformed("outPublic"))?)))?;

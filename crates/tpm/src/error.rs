@@ -69,6 +69,28 @@ pub enum TpmError {
         /// Names of the banks the TPM has.
         active: String,
     },
+    /// The TPM does not have this type of key.
+    #[error("this TPM cannot make an EK of type {key} (Keylime option tpm_encryption_alg): {code}")]
+    EkUnsupported {
+        /// The key type.
+        key: KeyAlgorithm,
+        /// The TPM's answer.
+        code: ResponseCode,
+    },
+    /// The TPM does not sign like this.
+    #[error(
+        "this TPM cannot make an AK of type {key} that signs with {scheme} over {hash} (Keylime options tpm_encryption_alg, tpm_signing_alg and tpm_hash_alg): {code}"
+    )]
+    AkUnsupported {
+        /// The key type.
+        key: KeyAlgorithm,
+        /// The scheme.
+        scheme: SignatureScheme,
+        /// The scheme's hash and nameAlg.
+        hash: HashAlgorithm,
+        /// The TPM's answer.
+        code: ResponseCode,
+    },
     /// A selected PCR does not exist in the TPM.
     #[error("the TPM has no PCR {0} in this bank")]
     NoSuchPcr(u8),
