@@ -275,7 +275,10 @@ pub(crate) enum ConnectError {
 /// A clear-text HTTP/2 connection to an address as go-plugin writes it. The caller sets the time limit.
 pub(crate) async fn connect(network: &str, address: &str) -> Result<Channel, ConnectError> {
     // The authority is the same fixed word that Go sends; the connector alone knows the address.
-    let endpoint = Endpoint::from_static("http://unused");
+    let endpoint = Endpoint::from_static("http://unused")
+        // Each call that is cancelled while its answer is on the way counts as an error; a host that cancels all of its
+        // calls, as SPIRE does, would lose the connection after some thousands. The peer is trusted.
+        .http2_max_local_error_reset_streams(None);
     let address = address.to_owned();
     let channel = match network {
         "unix" => {
