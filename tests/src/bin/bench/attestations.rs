@@ -75,18 +75,19 @@ impl<'a> Measured<'a> {
     /// Loads both plugins afresh and attests, once at once and then a few times more.
     fn round(&mut self, runtime: &Runtime) -> Result<()> {
         let name = self.contender.name;
-        let pair = runtime.block_on(self.contender.load()).context(name)?;
+        let pair = runtime.block_on(self.contender.load(1)).context(name)?;
         if self.idle.is_none() {
             std::thread::sleep(std::time::Duration::from_millis(500));
             let mut idle = [0.0; 2];
-            for (place, pid) in idle.iter_mut().zip([pair.agent.pid(), pair.server.pid()]) {
+            let pids = pair.agents.iter().map(|agent| agent.pid()).chain([pair.server.pid()]);
+            for (place, pid) in idle.iter_mut().zip(pids) {
                 *place = process::rss_kib(pid).context("the plugin has ended")? as f64 * 1024.0 / 1e6;
             }
             self.idle = Some(idle);
         }
-        timed(&mut self.first, || runtime.block_on(pair.attest())).context(name).context("first attestation")?;
+        timed(&mut self.first, || runtime.block_on(pair.attest(0))).context(name).context("first attestation")?;
         for _ in 0..5 {
-            timed(&mut self.next, || runtime.block_on(pair.attest())).context(name).context("next attestation")?;
+            timed(&mut self.next, || runtime.block_on(pair.attest(0))).context(name).context("next attestation")?;
         }
         runtime.block_on(pair.unload());
         Ok(())

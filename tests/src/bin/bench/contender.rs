@@ -17,11 +17,11 @@ pub(crate) struct Contender {
     server: (PathBuf, String),
 }
 
-/// A pair that runs and is configured.
+/// A pair that runs and is configured; for a fleet the agent plugin runs several times.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) spire: SpireHost,
-    pub(crate) agent: AgentPlugin,
+    spire: SpireHost,
+    pub(crate) agents: Vec<AgentPlugin>,
     pub(crate) server: ServerPlugin,
 }
 
@@ -46,22 +46,30 @@ impl Contender {
         Self { name: "Go pair, stock agent", agent: (agent, agent_data), server: (server, host.server_data()) }
     }
 
-    pub(crate) async fn load(&self) -> Result<Loaded> {
+    /// Loads the server plugin and so many agent plugins.
+    pub(crate) async fn load(&self, agents: usize) -> Result<Loaded> {
         let spire = SpireHost::new("tower.example".parse()?, "keylime");
         let server = spire.load_server(Launch::new(&self.server.0), &self.server.1).await?;
-        let agent = spire.load_agent(Launch::new(&self.agent.0), &self.agent.1).await?;
-        Ok(Loaded { spire, agent, server })
+        let mut loaded = Loaded { spire, agents: Vec::new(), server };
+        for _ in 0..agents {
+            loaded.agents.push(loaded.spire.load_agent(Launch::new(&self.agent.0), &self.agent.1).await?);
+        }
+        Ok(loaded)
     }
 }
 
 impl Loaded {
-    pub(crate) async fn attest(&self) -> Result<()> {
-        self.spire.attest(&self.agent, &self.server).await?;
+    /// Attests through one of the agent plugins.
+    pub(crate) async fn attest(&self, agent: usize) -> Result<()> {
+        let agent = self.agents.get(agent % self.agents.len().max(1)).context("no agent plugin")?;
+        self.spire.attest(agent, &self.server).await?;
         Ok(())
     }
 
     pub(crate) async fn unload(self) {
-        self.agent.unload().await;
+        for agent in self.agents {
+            agent.unload().await;
+        }
         self.server.unload().await;
     }
 }
