@@ -14,6 +14,7 @@ use crate::bootstrap_key::BootstrapKeys;
 use crate::measurement::ima::ImaList;
 use crate::payload::Delivery;
 use crate::payload_key::PayloadKey;
+use crate::revocation::Envelope;
 
 /// Request bodies read at the same time; each may take some megabytes.
 const BODIES: usize = 8;
@@ -41,6 +42,8 @@ pub(crate) struct Agent {
     pub(crate) payloads_forbidden: bool,
     /// To what deploys payloads.
     pub(crate) payloads: mpsc::Sender<Delivery>,
+    /// To what acts upon revocation messages.
+    pub(crate) revocations: mpsc::Sender<Envelope>,
     pub(crate) bootstrap_keys: Mutex<BootstrapKeys>,
     pub(crate) bodies: Semaphore,
 }

@@ -22,6 +22,7 @@ mod preflight;
 mod privileges;
 mod program;
 mod registration;
+mod revocation;
 mod routes;
 mod server;
 mod server_certificate;

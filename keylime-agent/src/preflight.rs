@@ -36,6 +36,7 @@ pub(crate) fn check(config: &Config) -> Findings {
         findings.payload_key(config);
         findings.problems.extend(agent_data::load(&config.agent_data).err().map(Cause::from));
         findings.registrar_ca(config);
+        findings.revocation_certificate(config);
         findings.places(config);
     }
     findings.unix_socket(config);
@@ -116,6 +117,16 @@ impl Findings {
         let settings = ClientTls { ca: Trust::Files(vec![ca.clone()]), identity: None, server_name: None };
         for problem in settings.try_build().err().unwrap_or_default() {
             self.file("registrar_tls_ca_cert", problem);
+        }
+    }
+
+    /// It may come with the first payload, and be replaced by the next one.
+    fn revocation_certificate(&mut self, config: &Config) {
+        let path = &config.revocation.certificate;
+        if path.exists()
+            && let Err(error) = tls::load_certificates(path, FileKind::Certificate)
+        {
+            self.warnings.push(format!("option 'revocation_cert': {error}"));
         }
     }
 

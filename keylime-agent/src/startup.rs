@@ -27,6 +27,7 @@ use crate::payload::{Deployer, Place};
 use crate::payload_key::{Origin, PayloadKey};
 use crate::privileges::{self, Account, PrivilegeError};
 use crate::registration::{Outcome, Registrar};
+use crate::revocation::Revoker;
 use crate::server::{Bound, BoundUnix};
 use crate::{ek_certificate, identity, preflight, routes, server_certificate};
 
@@ -220,6 +221,7 @@ struct Identity {
     registration: Registration,
     tls: Option<Arc<ServerConfig>>,
     deployer: Deployer,
+    revoker: Revoker,
 }
 
 impl Start<'_> {
@@ -259,6 +261,8 @@ impl Start<'_> {
         let registration = self.registration(&ek, &ak, mtls_cert);
         let node_key_digest = config.tpm.hash.digest(payload_key.public_pem().as_bytes()).map_err(Cause::Hash)?;
         let (payloads, deployer) = Deployer::new(config.payload.clone(), self.place.clone());
+        let (revocations, revoker) =
+            Revoker::new(config.revocation.clone(), config.keylime_dir.clone(), self.place.clone());
         let agent = Agent {
             id,
             api_versions: config.api_versions.clone(),
@@ -273,11 +277,12 @@ impl Start<'_> {
             boot_log: logs.boot,
             boottime: boottime::read(),
             payloads,
+            revocations,
             payloads_forbidden: config.client_cas.is_none() && !config.insecure_payload,
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };
-        Ok(Identity { agent, registration, tls, deployer })
+        Ok(Identity { agent, registration, tls, deployer, revoker })
     }
 
     /// The stored AK if it belongs to this TPM and these settings, else a new one, which is stored; the old file is kept.
@@ -432,6 +437,7 @@ impl Start<'_> {
             () = listener.serve(&routes, identity.tls, &drain) => Ok(()),
             () = serve_unix => Ok(()),
             () = identity.deployer.run() => Ok(()),
+            () = identity.revoker.run() => Ok(()),
             () = self.tpm.ended() => Err(Cause::TpmThread),
             () = self.shutdown.wait() => Ok(()),
         };

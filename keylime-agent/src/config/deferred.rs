@@ -18,7 +18,7 @@ enum Otherwise {
 }
 use Otherwise::{Ignored, Refused, Silent};
 
-const REVOCATION: &str = "revocation messages are not acted upon by this version";
+const REVOCATION: &str = "revocation messages are taken over the REST API, and not over ZeroMQ";
 const IDENTITY: &str = "IAK and IDevID are not used by this version";
 const PUSH: &str = "it belongs to the push model, and this agent serves the pull model";
 const VERIFIED: &str = "the certificate and name of the registrar are always checked";
@@ -28,10 +28,6 @@ const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
     ("enable_revocation_notifications", &["false"], Ignored(REVOCATION)),
     ("revocation_notification_ip", &["127.0.0.1"], Ignored(REVOCATION)),
     ("revocation_notification_port", &["8992"], Ignored(REVOCATION)),
-    ("revocation_actions_dir", &["/usr/libexec/keylime"], Ignored(REVOCATION)),
-    ("revocation_cert", &["default", ""], Ignored(REVOCATION)),
-    ("revocation_actions", &["", "[]"], Ignored(REVOCATION)),
-    ("allow_payload_revocation_actions", &["true", "false"], Silent),
     (
         "enable_iak_idevid",
         &["false"],

@@ -117,6 +117,21 @@ pub struct Payload {
     pub script_timeout: Duration,
 }
 
+/// What is done with revocation messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// `revocation_cert`: the certificate that messages are checked with; by default the payload's.
+    pub certificate: PathBuf,
+    /// `revocation_actions`: names of programs, before those of the payload.
+    pub actions: Vec<String>,
+    /// `revocation_actions_dir`: the folder of this host's actions.
+    pub actions_dir: PathBuf,
+    /// `allow_payload_revocation_actions`: whether programs of the payload may be actions.
+    pub allow_payload_actions: bool,
+    /// `revocation_action_timeout`: how long each may run.
+    pub action_timeout: Duration,
+}
+
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -159,6 +174,8 @@ pub struct Config {
     pub insecure_payload: bool,
     /// Payload options.
     pub payload: Payload,
+    /// Revocation options.
+    pub revocation: Revocation,
 }
 
 /// Something to log about the configuration.
@@ -267,6 +284,7 @@ impl Reader<'_> {
             unix_socket: self.unix_socket(),
             insecure_payload,
             payload,
+            revocation: self.revocation(&keylime_dir),
             keylime_dir,
         }
     }
@@ -289,6 +307,28 @@ impl Reader<'_> {
             extract_zip: self.boolean("extract_payload_zip", true),
             script: (!script.is_empty()).then_some(script),
             script_timeout: Duration::from_secs(self.number("payload_script_timeout", 1..=86_400, 600)),
+        }
+    }
+
+    fn revocation(&mut self, keylime_dir: &Path) -> Revocation {
+        let certificate = self.file(keylime_dir, "revocation_cert", "secure/unzipped/RevocationNotifier-cert.crt");
+        let actions = self.list("revocation_actions").unwrap_or_default();
+        for name in &actions {
+            if !crate::payload::is_plain_name(name) {
+                self.options.problem("revocation_actions", format_args!("expected names of files, found '{name}'"));
+            }
+        }
+        self.note("revocation_actions", Shown::value(&actions), true);
+        let actions_dir = PathBuf::from(self.text("revocation_actions_dir", "/usr/libexec/keylime"));
+        if !actions_dir.is_absolute() {
+            self.options.problem("revocation_actions_dir", "expected an absolute path");
+        }
+        Revocation {
+            certificate,
+            actions,
+            actions_dir,
+            allow_payload_actions: self.boolean("allow_payload_revocation_actions", true),
+            action_timeout: Duration::from_secs(self.number("revocation_action_timeout", 1..=86_400, 60)),
         }
     }
 

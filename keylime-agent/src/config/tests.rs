@@ -96,6 +96,23 @@ fn defaults_are_the_stock_agents_but_for_the_id() {
     assert_eq!(config.boot_log.path, Path::new("/sys/kernel/security/tpm0/binary_bios_measurements"));
     assert!(config.unix_socket.is_none());
     assert!(!config.insecure_payload);
+    let payload = Payload {
+        key_name: "derived_tci_key".to_owned(),
+        text_name: "decrypted_payload".to_owned(),
+        secure_size: "1m".to_owned(),
+        extract_zip: true,
+        script: Some("autorun.sh".to_owned()),
+        script_timeout: Duration::from_secs(600),
+    };
+    assert_eq!(config.payload, payload);
+    let revocation = Revocation {
+        certificate: dir.join("secure/unzipped/RevocationNotifier-cert.crt"),
+        actions: vec![],
+        actions_dir: "/usr/libexec/keylime".into(),
+        allow_payload_actions: true,
+        action_timeout: Duration::from_secs(60),
+    };
+    assert_eq!(config.revocation, revocation);
     assert_eq!(warnings(&notices), [PLAIN_HTTP]);
 }
 
@@ -271,6 +288,13 @@ fn each_bad_value_has_its_text() {
         ("unix_socket_path = \"agent.sock\"", "expected an absolute path of at most 95 bytes"),
         ("tpm_ownerpassword = \"hex:0\"", "what follows 'hex:' must be pairs of hexadecimal digits"),
         ("enable_agent_mtls = \"maybe\"", "expected true or false, found 'maybe'"),
+        ("secure_size = \"1m,mode=0777\"", "expected a size such as 1m, 512k or 1048576, found '1m,mode=0777'"),
+        ("enc_keyname = \"../key\"", "expected the name of a file inside the payload's folder, found '../key'"),
+        ("dec_payload_file = \"derived_tci_key\"", "expected another name than that of 'enc_keyname'"),
+        ("payload_script = \"/bin/sh\"", "expected the name of a file inside the payload's folder, found '/bin/sh'"),
+        ("payload_script_timeout = 0", "expected a number from 1 to 86400, found '0'"),
+        ("revocation_actions = \"good, ../bad\"", "expected names of files, found '../bad'"),
+        ("revocation_actions_dir = \"actions\"", "expected an absolute path"),
     ] {
         let error = agent(line).unwrap_err();
         let name = line.split(' ').next().unwrap();

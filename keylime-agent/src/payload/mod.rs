@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, MutexGuard, mpsc};
 
 use crate::bootstrap_key::SymmetricKey;
 use crate::config::Payload;
@@ -69,6 +69,19 @@ impl Place {
         Self { store: Arc::new(store), busy: Arc::default() }
     }
 
+    /// Keeps the files of the payload as they are until the guard is dropped.
+    pub(crate) async fn files(&self) -> MutexGuard<'_, ()> {
+        self.busy.lock().await
+    }
+
+    /// The folder that the payload's lies in, if there is one.
+    pub(crate) fn secure(&self) -> Option<&Path> {
+        match &*self.store {
+            Store::Ready(secure) => Some(secure),
+            Store::Missing(_) => None,
+        }
+    }
+
     /// The folder of the unpacked payload, or why there is none.
     pub(crate) fn unzipped(&self) -> Result<PathBuf, String> {
         match &*self.store {
@@ -107,7 +120,7 @@ impl Deployer {
     async fn deploy(&self, delivery: Delivery) -> Result<(), PayloadError> {
         let folder = self.place.unzipped().map_err(PayloadError::NoStore)?;
         {
-            let _busy = self.place.busy.lock().await;
+            let _files = self.place.files().await;
             let (options, folder) = (self.options.clone(), folder.clone());
             let unpacked = tokio::task::spawn_blocking(move || unpack(&options, delivery, &folder));
             unpacked.await.map_err(|_| PayloadError::Thread)??;
@@ -214,7 +227,7 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
     is_one && !name.contains('/')
 }
 
-fn make_executable(path: &Path) -> Result<(), PayloadError> {
+pub(crate) fn make_executable(path: &Path) -> Result<(), PayloadError> {
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
         .map_err(|source| PayloadError::Write { path: path.to_owned(), source })
 }

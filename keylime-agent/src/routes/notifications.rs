@@ -1,18 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/v2.N/notifications`: revocation messages are not acted upon, which their sender is told.
+//! `POST /v2.N/notifications/revocation`: the verifier tells of a host that has failed. The message is answered at once and
+//! looked into afterwards.
+
+use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::Method;
+use axum::response::Response;
 use axum::routing::post;
 
-use super::answer::Refusal;
+use super::answer::{self, Refusal};
+use super::json_body::JsonBody;
 use super::{Api, fallback};
+use crate::agent::Agent;
+use crate::revocation::Envelope;
 
 pub(super) fn interface() -> Router<Api> {
     // For other methods it is answered like a path that does not exist.
     Router::new().route("/revocation", post(revocation).fallback(fallback::notifications))
 }
 
-async fn revocation() -> Refusal {
-    fallback::logged(&Method::POST, Refusal::new(501, "Revocation messages are not acted upon by this agent"))
+async fn revocation(
+    State(agent): State<Arc<Agent>>,
+    JsonBody(envelope): JsonBody<Envelope>,
+) -> Result<Response, Refusal> {
+    match agent.revocations.try_send(envelope) {
+        Ok(()) => Ok(answer::success("{}")),
+        Err(_) => {
+            let text = "Too many revocation messages wait for the one that is being processed";
+            Err(fallback::logged(&Method::POST, Refusal::failed(text)))
+        }
+    }
 }

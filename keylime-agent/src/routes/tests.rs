@@ -52,6 +52,7 @@ impl Lab {
             boottime: None,
             payloads_forbidden: false,
             payloads: tokio::sync::mpsc::channel(1).0,
+            revocations: tokio::sync::mpsc::channel(1).0,
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };
@@ -250,8 +251,8 @@ async fn unknown_resources() {
             lab.not_allowed(method, path, "POST", "Method is not supported in /notifications/ interface").await;
         }
     }
-    let text = "Revocation messages are not acted upon by this agent";
-    lab.refused("POST", "/v2.5/notifications/revocation", 501, None, text).await;
+    let text = "Json deserialize error: EOF while parsing a value at line 1 column 0";
+    lab.refused("POST", "/v2.5/notifications/revocation", 400, None, text).await;
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Messages from their arrival to the end of their actions.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use super::signature::tests::Signer;
+use super::*;
+use crate::payload::store::Store;
+
+struct Lab {
+    dir: tempfile::TempDir,
+    signer: Signer,
+    options: Revocation,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = Signer::new("rsa:2048");
+        for folder in ["actions", "keylime/secure/unzipped"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        let options = Revocation {
+            certificate: signer.certificate(),
+            actions: vec![],
+            actions_dir: dir.path().join("actions"),
+            allow_payload_actions: true,
+            action_timeout: Duration::from_secs(30),
+        };
+        Self { dir, signer, options }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn program(&self, path: &str, mode: u32, script: &str) {
+        std::fs::write(self.path(path), script).unwrap();
+        std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn list(&self, text: &str) {
+        std::fs::write(self.path("keylime/secure/unzipped/action_list"), text).unwrap();
+    }
+
+    fn signed(&self, msg: &str) -> Envelope {
+        let signature = STANDARD.encode(self.signer.sign(msg.as_bytes(), "max"));
+        Envelope { msg: msg.to_owned(), signature: Some(signature) }
+    }
+
+    async fn process(&self, envelope: &Envelope) -> Result<bool, String> {
+        let place = Place::new(Store::Ready(self.path("keylime/secure")));
+        self.process_at(envelope, place).await
+    }
+
+    async fn process_at(&self, envelope: &Envelope, place: Place) -> Result<bool, String> {
+        let (_, revoker) = Revoker::new(self.options.clone(), self.path("keylime"), place);
+        revoker.process(envelope).await.map_err(|error| Report(&error).to_string())
+    }
+
+    async fn fails(&self, envelope: &Envelope) -> String {
+        self.process(envelope).await.unwrap_err()
+    }
+}
+
+/// Appends its name, how it is called and its message to the file `seen` in its working folder.
+const ACTION: &str = "#!/bin/sh\necho \"$(basename \"$0\") $# $(cat \"$1\") $(stat -c %a \"$1\")\" >> seen\n";
+
+#[tokio::test(flavor = "current_thread")]
+async fn actions_of_the_host_and_of_the_payload() {
+    let mut lab = Lab::new();
+    lab.options.actions = vec!["first".to_owned()];
+    lab.program("actions/first", 0o755, ACTION);
+    lab.program("actions/both", 0o755, ACTION);
+    lab.program("keylime/secure/unzipped/both", 0o600, "#!/bin/sh\nexit 1\n");
+    // Not executable as it comes out of an archive.
+    lab.program("keylime/secure/unzipped/local_action_x", 0o600, ACTION);
+    lab.list("both, local_action_x\n");
+    let envelope = lab.signed(r#"{"type": "revocation", "ip": "::1; $(reboot)"}"#);
+    assert_eq!(lab.process(&envelope).await, Ok(true));
+    let message = r#"{"ip":"::1; $(reboot)","type":"revocation"}"#;
+    let seen = ["first", "both", "local_action_x"].map(|name| format!("{name} 1 {message} 600\n")).concat();
+    assert_eq!(std::fs::read_to_string(lab.path("keylime/seen")).unwrap(), seen);
+    // The message's file is gone.
+    assert_eq!(std::fs::read_dir(lab.path("keylime/secure")).unwrap().count(), 1);
+
+    // Without a tmpfs there are the host's own.
+    std::fs::remove_file(lab.path("keylime/seen")).unwrap();
+    let place = Place::new(Store::Missing("no tmpfs".to_owned()));
+    assert_eq!(lab.process_at(&envelope, place).await, Ok(true));
+    let seen = format!("first 1 {message} 600\n");
+    assert_eq!(std::fs::read_to_string(lab.path("keylime/seen")).unwrap(), seen);
+    let left = std::fs::read_dir(lab.path("keylime")).unwrap().count();
+    assert_eq!(left, 2, "secure and seen");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn messages_that_do_not_count() {
+    let mut lab = Lab::new();
+    lab.options.actions = vec!["action".to_owned()];
+    lab.program("actions/action", 0o755, "#!/bin/sh\ntouch acted\n");
+    let good = lab.signed("{}");
+    let changed = Envelope { msg: "{ }".to_owned(), signature: good.signature.clone() };
+    assert_eq!(lab.fails(&changed).await, "the signature is not by the key of the certificate");
+    for signature in [None, Some(""), Some("none"), Some("*")] {
+        let envelope = Envelope { msg: "{}".to_owned(), signature: signature.map(str::to_owned) };
+        let text = match signature {
+            // Which happens to be base64.
+            Some("none") => "the signature is not by the key of the certificate",
+            _ => "the message is not signed: the verifier has no revocation key, or it is no message of a verifier",
+        };
+        assert_eq!(lab.fails(&envelope).await, text);
+    }
+    for text in ["[]", "no json", ""] {
+        assert_eq!(lab.fails(&lab.signed(text)).await, "the message is not a JSON object");
+    }
+    // Before a payload has brought the certificate, and with something else in its place.
+    lab.options.certificate = lab.path("keylime/secure/unzipped/RevocationNotifier-cert.crt");
+    assert_eq!(lab.process(&good).await, Ok(false));
+    std::fs::write(&lab.options.certificate, "no certificate").unwrap();
+    let error = lab.fails(&good).await;
+    assert!(error.starts_with("revocation certificate: the certificate file "), "{error}");
+    assert!(!lab.path("keylime/acted").exists());
+    std::fs::copy(lab.signer.certificate(), &lab.options.certificate).unwrap();
+    assert_eq!(lab.process(&good).await, Ok(true));
+    assert!(lab.path("keylime/acted").exists());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_first_failure_is_the_last_action() {
+    let mut lab = Lab::new();
+    lab.program("actions/good", 0o755, "#!/bin/sh\necho ran >> ran\n");
+    lab.program("actions/bad", 0o755, "#!/bin/sh\nexit 3\n");
+    lab.program("actions/slow", 0o755, "#!/bin/sh\nexec sleep 1000\n");
+    lab.program("actions/plain", 0o644, "#!/bin/sh\n");
+    lab.program("actions/local_action_python.py", 0o644, "def execute(event): pass\n");
+    lab.program("keylime/secure/unzipped/payload", 0o600, "#!/bin/sh\n");
+    lab.options.action_timeout = Duration::from_secs(1);
+    lab.options.allow_payload_actions = false;
+    let actions = lab.path("actions");
+    let actions = actions.display();
+    for (list, text) in [
+        ("good bad good", "revocation action bad ended with exit status: 3".to_owned()),
+        (
+            "slow",
+            "revocation action slow did not end within 1 s and was killed with all that it had started".to_owned(),
+        ),
+        ("plain", "revocation action plain cannot be started: Permission denied (os error 13)".to_owned()),
+        ("../bad", "revocation action \"../bad\" is not the name of a file".to_owned()),
+        ("/bin/true", "revocation action \"/bin/true\" is not the name of a file".to_owned()),
+        ("payload", format!("revocation action 'payload' is not in {actions}")),
+        (
+            "local_action_python",
+            format!(
+                "revocation action 'local_action_python' is the Python module {actions}/local_action_python.py, which \
+                 this agent does not load: install a program named 'local_action_python' that takes the message's file \
+                 as its argument, such as a Python script with a #! line"
+            ),
+        ),
+    ] {
+        lab.list(list);
+        assert_eq!(lab.fails(&lab.signed("{}")).await, text);
+    }
+    assert_eq!(std::fs::read_to_string(lab.path("keylime/ran")).unwrap(), "ran\n");
+    lab.options.allow_payload_actions = true;
+    lab.list("payload");
+    assert_eq!(lab.process(&lab.signed("{}")).await, Ok(true));
+    lab.list("nothing");
+    assert_eq!(
+        lab.fails(&lab.signed("{}")).await,
+        format!("revocation action 'nothing' is not in {actions} and not in the payload")
+    );
+}
