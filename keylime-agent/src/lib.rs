@@ -19,6 +19,7 @@ mod payload;
 mod payload_key;
 mod pem;
 mod preflight;
+mod prepare;
 mod privileges;
 mod program;
 mod registration;

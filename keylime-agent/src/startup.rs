@@ -17,19 +17,19 @@ use zeroize::Zeroizing;
 
 use crate::agent::Agent;
 use crate::agent_data::{self, Fit, Stored};
-use crate::config::{Config, RunAs};
+use crate::config::Config;
 use crate::error::{Cause, StartError};
 use crate::identity::Choice;
-use crate::lock::Lock;
-use crate::measurement::{self, boottime, ima::ImaList};
-use crate::payload::store::{self, Store};
+use crate::measurement::{boottime, ima::ImaList};
+use crate::payload::store::Store;
 use crate::payload::{Deployer, Place};
 use crate::payload_key::{Origin, PayloadKey};
-use crate::privileges::{self, Account, PrivilegeError};
+use crate::prepare::{Logs, Purpose, prepare};
+use crate::privileges;
 use crate::registration::{Outcome, Registrar};
 use crate::revocation::Revoker;
 use crate::server::{Bound, BoundUnix};
-use crate::{ek_certificate, identity, preflight, routes, server_certificate};
+use crate::{ek_certificate, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
 const GRACE: Duration = Duration::from_secs(3);
@@ -59,98 +59,6 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 /// Everything that would keep the agent from starting.
 pub fn check(config: &Config) -> Result<(), StartError> {
     prepare(config, Purpose::Check).map(drop)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Run,
-    /// Nothing is written.
-    Check,
-}
-
-struct Prepared {
-    logs: Logs,
-    id: Choice,
-    /// The files of `trusted_client_ca` that can be used.
-    client_cas: Vec<PathBuf>,
-    /// Where payloads go.
-    store: Store,
-    /// Of `keylime_dir`.
-    lock: Option<Lock>,
-}
-
-struct Logs {
-    ima: Option<std::fs::File>,
-    boot: Option<std::fs::File>,
-}
-
-/// Opens what needs the rights of the start, gives them up and checks everything else. Logs what is odd.
-fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
-    let logs = Logs {
-        ima: measurement::open(&config.ima_log, "IMA measurement list"),
-        boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
-    };
-    let id_found = identity::find_as_root(&config.uuid);
-    if config.client_cas.is_none() {
-        tracing::warn!("mTLS disabled, Tenant and Verifier will reach out to agent via HTTP");
-    }
-    let mut problems = Vec::new();
-    let (mut lock, mut store) = (None, Store::Missing("it is not looked for".to_owned()));
-    match find_account(config) {
-        Ok(target) => {
-            if purpose == Purpose::Run {
-                // Before anything is changed in the folder.
-                lock = lock_folder(config, target.as_ref())?;
-                let (size, on_disk) = (&config.payload.secure_size, config.insecure_payload);
-                let prepared = store::prepare(&config.keylime_dir, size, on_disk, target.as_ref());
-                store = prepared.map_err(Cause::from)?;
-                if let Store::Missing(reason) = &store {
-                    tracing::warn!("Payloads will not be deployed: {reason}");
-                }
-            }
-            if let Some((account, run_as)) = &target {
-                privileges::drop_to(account, run_as).map_err(Cause::from)?;
-                tracing::info!("Running the service as {run_as}...");
-            }
-        }
-        Err(error) => problems.push(error.into()),
-    }
-    let id = identity::find(&config.uuid, id_found);
-    let found = preflight::check(config);
-    for warning in found.warnings {
-        tracing::warn!("{warning}");
-    }
-    problems.extend(found.problems);
-    let id = id.unwrap_or_else(|error| {
-        problems.push(error.into());
-        // The start ends here.
-        Choice::HashEk
-    });
-    StartError::unless_empty(problems)?;
-    Ok(Prepared { logs, id, client_cas: found.client_cas, store, lock })
-}
-
-/// The account to change to, if there is one and this process can.
-fn find_account(config: &Config) -> Result<Option<(Account, RunAs)>, PrivilegeError> {
-    match (&config.run_as, privileges::is_root()) {
-        (Some(run_as), true) => return Ok(Some((Account::find(run_as)?, run_as.clone()))),
-        (None, true) => tracing::warn!("Cannot drop privileges since 'run_as' is empty: everything here runs as root"),
-        (Some(_), false) => {
-            tracing::warn!("Ignoring 'run_as' option because Keylime agent has not been started as root.")
-        }
-        (None, false) => {}
-    }
-    Ok(None)
-}
-
-fn lock_folder(config: &Config, target: Option<&(Account, RunAs)>) -> Result<Option<Lock>, Cause> {
-    let folder = &config.keylime_dir;
-    let what = format!("the folder {}", folder.display());
-    let take = || Lock::take(&folder.join("keylime_agent.lock"), &what, "keylime_dir");
-    Ok(match target {
-        Some((account, run_as)) => privileges::with_rights_of(account, run_as, take)??,
-        None => take()?,
-    })
 }
 
 async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>, store: Store) -> Result<(), Cause> {

@@ -7,6 +7,7 @@
 mod api_versions;
 mod deferred;
 mod effective;
+mod payload;
 mod reader;
 mod sources;
 mod values;
@@ -23,6 +24,7 @@ use tpm::TpmError;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
 pub use effective::{Effective, Shown};
+pub use payload::{Payload, Revocation};
 pub use sources::Sources;
 pub use values::{Host, RunAs};
 
@@ -98,38 +100,6 @@ pub struct UnixSocket {
     pub mode: u32,
     /// `unix_socket_allowed_users`: names or numbers; without it root and the user the agent runs as.
     pub allowed_users: Option<Vec<String>>,
-}
-
-/// What is done with a payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Payload {
-    /// `enc_keyname`: the file for the key, inside the payload's folder.
-    pub key_name: String,
-    /// `dec_payload_file`: the file for the decrypted payload, inside the payload's folder.
-    pub text_name: String,
-    /// `secure_size`: size of the tmpfs, as tmpfs takes it.
-    pub secure_size: String,
-    /// `extract_payload_zip`: whether zip archives are unpacked.
-    pub extract_zip: bool,
-    /// `payload_script`: the program to run, inside the payload's folder.
-    pub script: Option<String>,
-    /// `payload_script_timeout`: how long it may run.
-    pub script_timeout: Duration,
-}
-
-/// What is done with revocation messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revocation {
-    /// `revocation_cert`: the certificate that messages are checked with; by default the payload's.
-    pub certificate: PathBuf,
-    /// `revocation_actions`: names of programs, before those of the payload.
-    pub actions: Vec<String>,
-    /// `revocation_actions_dir`: the folder of this host's actions.
-    pub actions_dir: PathBuf,
-    /// `allow_payload_revocation_actions`: whether programs of the payload may be actions.
-    pub allow_payload_actions: bool,
-    /// `revocation_action_timeout`: how long each may run.
-    pub action_timeout: Duration,
 }
 
 /// The checked configuration.
@@ -286,49 +256,6 @@ impl Reader<'_> {
             payload,
             revocation: self.revocation(&keylime_dir),
             keylime_dir,
-        }
-    }
-
-    fn payload(&mut self) -> Payload {
-        let name = |reader: &mut Self, option, default: &str| {
-            reader.parsed(option, default.to_owned(), values::name_inside, String::clone)
-        };
-        let key_name = name(self, "enc_keyname", "derived_tci_key");
-        let text_name = name(self, "dec_payload_file", "decrypted_payload");
-        if Path::new(&key_name).components().eq(Path::new(&text_name).components()) {
-            self.options.problem("dec_payload_file", "expected another name than that of 'enc_keyname'");
-        }
-        let script = |text: &str| if text.is_empty() { Ok(String::new()) } else { values::name_inside(text) };
-        let script = self.parsed("payload_script", "autorun.sh".to_owned(), script, String::clone);
-        Payload {
-            key_name,
-            text_name,
-            secure_size: self.parsed("secure_size", "1m".to_owned(), values::tmpfs_size, String::clone),
-            extract_zip: self.boolean("extract_payload_zip", true),
-            script: (!script.is_empty()).then_some(script),
-            script_timeout: Duration::from_secs(self.number("payload_script_timeout", 1..=86_400, 600)),
-        }
-    }
-
-    fn revocation(&mut self, keylime_dir: &Path) -> Revocation {
-        let certificate = self.file(keylime_dir, "revocation_cert", "secure/unzipped/RevocationNotifier-cert.crt");
-        let actions = self.list("revocation_actions").unwrap_or_default();
-        for name in &actions {
-            if !crate::payload::is_plain_name(name) {
-                self.options.problem("revocation_actions", format_args!("expected names of files, found '{name}'"));
-            }
-        }
-        self.note("revocation_actions", Shown::value(&actions), true);
-        let actions_dir = PathBuf::from(self.text("revocation_actions_dir", "/usr/libexec/keylime"));
-        if !actions_dir.is_absolute() {
-            self.options.problem("revocation_actions_dir", "expected an absolute path");
-        }
-        Revocation {
-            certificate,
-            actions,
-            actions_dir,
-            allow_payload_actions: self.boolean("allow_payload_revocation_actions", true),
-            action_timeout: Duration::from_secs(self.number("revocation_action_timeout", 1..=86_400, 60)),
         }
     }
 
