@@ -219,6 +219,28 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn who_stops_waiting_stops_the_program() {
+        let (lab, path) = Lab::script("#!/bin/sh\nsleep 1000 &\necho $! > child.new; mv child.new child; wait");
+        let file = lab.0.path().join("child");
+        {
+            let mut running = std::pin::pin!(lab.run(&path, LONG));
+            while !file.exists() {
+                let tick = tokio::time::sleep(Duration::from_millis(5));
+                tokio::select! {
+                    _ = &mut running => panic!("it ended by itself"),
+                    () = tick => {}
+                }
+            }
+        }
+        let child: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        test_support::wait::until("end of the child", LONG, || {
+            Ok((state().is_empty() || state().contains(") Z ")).then_some(()))
+        })
+        .unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn much_output_is_cut() {
         let (lab, path) = Lab::script("#!/bin/sh\nhead -c 1000000 /dev/zero | tr '\\0' x");
         let (output, ended) = lab.run(&path, LONG).await;
