@@ -18,12 +18,6 @@ const AT_ONCE: usize = 8;
 /// Attestations of a burst that each of them is followed by.
 const IN_TURN: usize = 8;
 
-/// Hosts of a fleet that all start at the same moment.
-const FLEET: usize = 128;
-
-/// Agent plugins for all of them. Ours takes eight attestations of its host at once, and then it is no host any more.
-const AGENT_PLUGINS: usize = 32;
-
 /// What is measured of one pair of plugins.
 struct Measured {
     name: &'static str,
@@ -33,17 +27,16 @@ struct Measured {
     /// The server plugin's processor time in the bursts.
     cpu: Duration,
     attestations: usize,
-    let_in: usize,
 }
 
 impl Measured {
     async fn start(contender: &Contender) -> Result<Self> {
-        let pair = Arc::new(contender.load(AGENT_PLUGINS).await?);
-        for agent in 0..AGENT_PLUGINS {
+        let pair = Arc::new(contender.load(AT_ONCE).await?);
+        for agent in 0..AT_ONCE {
             pair.attest(agent).await?;
         }
         let name = contender.name;
-        Ok(Self { name, pair, rates: Vec::new(), cpu: Duration::ZERO, attestations: 0, let_in: 0 })
+        Ok(Self { name, pair, rates: Vec::new(), cpu: Duration::ZERO, attestations: 0 })
     }
 
     fn cpu_time(&self) -> Result<Duration> {
@@ -71,30 +64,10 @@ impl Measured {
         Ok(())
     }
 
-    /// Counts who is let in of a whole fleet at once; what the others are told is printed.
-    async fn fleet(&mut self) -> Result<()> {
-        let mut tasks = JoinSet::new();
-        for agent in 0..FLEET {
-            let pair = self.pair.clone();
-            tasks.spawn(async move { pair.attest(agent).await });
-        }
-        while let Some(done) = tasks.join_next().await {
-            match done? {
-                Ok(()) => self.let_in += 1,
-                Err(refusal) => eprintln!("{}, {FLEET} at once: {refusal:#}", self.name),
-            }
-        }
-        Ok(())
-    }
-
     fn rate(&self) -> f64 {
         let mut rates = self.rates.clone();
         rates.sort_unstable_by(f64::total_cmp);
         rates.get(rates.len() / 2).copied().unwrap_or_default()
-    }
-
-    fn let_in(&self) -> f64 {
-        self.let_in as f64
     }
 
     fn cpu_ms(&self) -> f64 {
@@ -102,7 +75,7 @@ impl Measured {
     }
 }
 
-/// Rates of bursts, all pairs in turns, and a fleet that starts at once.
+/// Rates of bursts, all pairs in turns.
 pub(crate) fn measure(report: &mut Report, contenders: &Contenders, rounds: usize) -> Result<()> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut all = Vec::new();
@@ -113,9 +86,6 @@ pub(crate) fn measure(report: &mut Report, contenders: &Contenders, rounds: usiz
         for measured in &mut all {
             runtime.block_on(measured.burst())?;
         }
-    }
-    for measured in &mut all {
-        runtime.block_on(measured.fleet())?;
     }
     rows(report, &all);
     unload(&runtime, all);
@@ -131,8 +101,6 @@ fn rows(report: &mut Report, all: &[Measured]) {
     let (what, cpu) = ("processor time of `keylime-attestor-server` for each", beside(Measured::cpu_ms));
     report.add(what, "ms", ours.cpu_ms(), cpu, Goal::AtMost(0.4));
     report.add("the same, quotes verified locally", "ms", local.cpu_ms(), cpu, Goal::AtMost(0.4));
-    let (what, let_in) = (format!("let in, of {FLEET} at once"), beside(Measured::let_in));
-    report.add(&what, "hosts", ours.let_in(), let_in, Goal::AtLeast(FLEET as f64));
 }
 
 fn unload(runtime: &Runtime, all: Vec<Measured>) {

@@ -8,6 +8,7 @@
 mod attestations;
 mod client;
 mod contender;
+mod crowd;
 mod fleet;
 mod quotes;
 mod raw_tpm;
@@ -55,5 +56,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let contenders = Contenders::start()?;
     attestations::whole(&mut report, &runtime, &contenders, rounds / 10)?;
     fleet::measure(&mut report, &contenders, rounds / 10)?;
+    drop(contenders);
+    crowd::measure(&mut report)?;
     Ok(report)
 }
