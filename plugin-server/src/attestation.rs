@@ -14,7 +14,9 @@ use spire_plugin::SpiffeId;
 use tokio::time::Instant;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::{self, Nonce};
-use tpm_wire::payload::{Challenge, ChallengeResponse, Payload, Wanted};
+use tpm_wire::payload::{
+    Challenge, ChallengeResponse, MAX_CHALLENGE_RESPONSE_LEN, MAX_CHALLENGE_RESPONSE_WITH_BOOT_LOG_LEN, Payload, Wanted,
+};
 use tpm_wire::quote::QuoteString;
 use tpm_wire::verify::{self, VerifiedQuote, verify_quote};
 
@@ -53,6 +55,15 @@ pub struct Records {
     verifier: Result<Vouched, Refusal>,
     /// `None` where nothing of it is needed.
     registrar: Option<Result<RegistrarAgent, Refusal>>,
+}
+
+/// The verifier's good answer from before the second question.
+struct Before {
+    vouched: Vouched,
+    /// No later answer may have counted less.
+    least_count: u64,
+    /// Whether the host had to wait for it.
+    waited: bool,
 }
 
 /// The outcome: who the node is.
@@ -105,6 +116,15 @@ impl AwaitQuote {
         Records { verifier, registrar }
     }
 
+    /// The longest challenge response that the node may send, in bytes.
+    #[must_use]
+    pub fn longest_response(&self) -> usize {
+        match self.wanted {
+            Some(Wanted { boot_log: true, .. }) => MAX_CHALLENGE_RESPONSE_WITH_BOOT_LOG_LEN,
+            _ => MAX_CHALLENGE_RESPONSE_LEN,
+        }
+    }
+
     /// Takes the challenge response and decides.
     ///
     /// The quote comes first: what the verifier thinks of a host is told to nobody but that host.
@@ -126,20 +146,26 @@ impl AwaitQuote {
                 None
             }
         };
-        let before = self.vouched(records.verifier?).await?;
+        let before = self.vouched(records.verifier).await?;
+        let registrar = match registrar {
+            Some(verified_with) if before.waited => Some(self.still_registered(verified_with).await?),
+            registrar => registrar,
+        };
         let now = match self.config.quote_verification {
             QuoteVerification::Both => {
-                let (checked, now) =
-                    tokio::join!(self.check_by_verifier(Ok(&before), &quote), self.ask_verifier_again(&before));
+                let (checked, now) = tokio::join!(
+                    self.check_by_verifier(Ok(&before.vouched), &quote),
+                    self.ask_verifier_again(&before.vouched)
+                );
                 checked?;
                 now?
             }
             QuoteVerification::Local | QuoteVerification::InsecureVerifierOnly => {
-                self.ask_verifier_again(&before).await?
+                self.ask_verifier_again(&before.vouched).await?
             }
         };
         policy::check_verifier(&now, self.bank)?;
-        if now.record.attestation_count < before.record.attestation_count {
+        if now.record.attestation_count < before.least_count {
             // Deleted and enrolled again meanwhile: the registrar's AK may be another's by now. (A count that has
             // caught up hides it; what then holds is that the verifier has accepted quotes of the new enrolment.)
             return Err(Refusal::EnrolledAgain);
@@ -191,25 +217,45 @@ impl AwaitQuote {
 
     /// Holds the verifier's answer to "verified, recently, and still"; a host that is merely not verified yet may be
     /// waited for. Only a host whose quote was verified gets here.
-    async fn vouched(&self, first: Vouched) -> Result<Vouched, Refusal> {
+    async fn vouched(&self, first: Result<Vouched, Refusal>) -> Result<Before, Refusal> {
         let deadline = Instant::now() + self.config.wait_for_verification;
-        let mut answer = Ok(first);
+        let mut least_count = 0;
         let mut place = None;
+        let mut answer = first;
         loop {
+            if let Ok(vouched) = &answer {
+                if vouched.record.attestation_count < least_count {
+                    return Err(Refusal::EnrolledAgain);
+                }
+                least_count = vouched.record.attestation_count;
+            }
             let refusal = match answer {
                 Ok(vouched) => match policy::check_verifier(&vouched, self.bank) {
-                    Ok(()) => return Ok(vouched),
+                    Ok(()) => return Ok(Before { vouched, least_count, waited: place.is_some() }),
                     Err(refusal) => refusal,
                 },
                 Err(refusal) => refusal,
             };
-            let _waits = place.get_or_insert_with(|| self.waiting.place());
-            let pause = self.waiting.pause();
-            if !refusal.may_pass_by_waiting() || Instant::now() + pause > deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !refusal.may_pass_by_waiting() {
                 return Err(refusal);
             }
-            tokio::time::sleep(pause).await;
+            if place.is_none() {
+                // Where too many wait already, this one is told at once what it would be told later.
+                place = Some(self.waiting.place().ok_or(refusal)?);
+            }
+            tokio::time::sleep(self.waiting.pause().min(left)).await;
             answer = self.ask_verifier().await;
+        }
+    }
+
+    /// Asks the registrar again after a wait: the quote was verified with an AK that may have been replaced since.
+    async fn still_registered(&self, before: RegistrarAgent) -> Result<RegistrarAgent, Refusal> {
+        match self.ask_registrar().await {
+            Some(Ok(now)) if now == before => Ok(now),
+            Some(Ok(_)) => Err(Refusal::EnrolledAgain),
+            Some(Err(refusal)) => Err(refusal),
+            None => Ok(before),
         }
     }
 

@@ -80,13 +80,16 @@ impl Selectors {
         let Some(pcrs) = evidence.pcrs else { return };
         for pcr in selection.pcrs.iter() {
             let made = match pcrs.get(pcr) {
-                Some(value) => Ok(vec![format!("pcr:{}:{pcr}:{}", pcrs.bank(), hex(value))]),
+                Some(value) => Ok(vec![format!("pcr:{}:{pcr}:{}", pcrs.bank(), hex::encode(value))]),
                 None => Err(format!("the node's quote does not cover PCR {pcr}: {OLD_NODE}")),
             };
             self.add("pcr", made);
         }
     }
 }
+
+/// The PCR that tells one firmware from another.
+const FIRMWARE_PCR: u8 = 0;
 
 const OLD_NODE: &str = "its agent plugin is an older one, or its Keylime agent gave no such quote (see its own log)";
 
@@ -97,7 +100,7 @@ fn ek(evidence: &Evidence<'_>) -> Result<Public, String> {
 }
 
 fn ek_hash(ek: &Public) -> String {
-    format!("ek_hash:sha256:{}", hex(digest(&SHA256, &ek.to_spki_der()).as_ref()))
+    format!("ek_hash:sha256:{}", hex::encode(digest(&SHA256, &ek.to_spki_der())))
 }
 
 fn tpm(trust: &ek_certificate::EkTrust, evidence: &Evidence<'_>) -> Result<Vec<String>, String> {
@@ -113,6 +116,10 @@ fn tpm(trust: &ek_certificate::EkTrust, evidence: &Evidence<'_>) -> Result<Vec<S
 
 fn secure_boot(evidence: &Evidence<'_>) -> Result<String, String> {
     let pcrs = evidence.pcrs.ok_or("no quote was verified")?;
+    // Without it nothing ties the log to the firmware that wrote it.
+    if pcrs.get(FIRMWARE_PCR).is_none() {
+        return Err(format!("the node's quote does not cover PCR {FIRMWARE_PCR}: {OLD_NODE}"));
+    }
     let log = evidence.boot_log.ok_or_else(|| format!("the node sent no boot log: {OLD_NODE}"))?;
     let log = BootLog::parse(log).map_err(|error| format!("the node's boot log is malformed: {error}"))?;
     let log = log.verify(pcrs).map_err(|error| format!("the node's boot log does not stand for its PCRs: {error}"))?;
@@ -133,15 +140,6 @@ fn policy(record: &VerifierAgent) -> Vec<String> {
     }
     values.extend(record.expected_pcrs.iter().map(|pcr| format!("policy:pcr:{pcr}")));
     values
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use spire_proto::server_nodeattestor::{AgentAttributes, AttestRequest, AttestRes
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::field::Empty;
-use tracing::{Span, info, info_span, warn};
+use tracing::{Span, debug, info, info_span, warn};
 
 use crate::attestation::{AwaitPayload, Identity};
 use crate::config::ServerConfig;
@@ -80,14 +80,30 @@ impl ServerAttestor {
             }
         };
         self.telemetry.under_way(limit - self.slots.available_permits());
-        Ok(Slot { _slot: slot, _guest: guest })
+        Ok(Slot {
+            slot: Some(slot),
+            slots: Arc::clone(&self.slots),
+            limit,
+            telemetry: self.telemetry.clone(),
+            _guest: guest,
+        })
     }
 }
 
 /// The place of one attestation, until it ends.
 struct Slot {
-    _slot: OwnedSemaphorePermit,
+    slot: Option<OwnedSemaphorePermit>,
+    slots: Arc<Semaphore>,
+    limit: usize,
+    telemetry: Telemetry,
     _guest: Option<Guest>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.slot.take());
+        self.telemetry.under_way(self.limit - self.slots.available_permits());
+    }
 }
 
 #[tonic::async_trait]
@@ -112,11 +128,13 @@ impl NodeAttestor for ServerAttestor {
         let (limits, waiting) = (self.limits, self.waiting.clone());
         Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
             let _slot = slot;
+            // Counts the attestation also where SPIRE cancels it, or it panics, and nothing after this runs.
+            let mut ending = Ending { telemetry: telemetry.clone(), code: Code::Cancelled };
             let start = AwaitPayload::new(config, telemetry.clone(), waiting);
             let attestation = attest(start, &telemetry, limits, &mut exchange);
             match telemetry.measured(Hop::Attestation, attestation).await {
                 Ok(Identity { spiffe_id, selectors }) => {
-                    telemetry.ended(Code::Ok);
+                    ending.code = Code::Ok;
                     if !selectors.left_out.is_empty() {
                         warn!(left_out = selectors.left_out.join("; "), "Some selectors could not be made");
                     }
@@ -124,16 +142,32 @@ impl NodeAttestor for ServerAttestor {
                     exchange.send(attributes(&spiffe_id, selectors.values)).await
                 }
                 Err(End::Refused(refusal)) => {
-                    telemetry.ended(refusal.code());
+                    ending.code = refusal.code();
                     warn!(error = %refusal, code = ?refusal.code(), "Node attestation refused");
                     Err(refusal.status(attempt))
                 }
                 Err(End::Stream(status)) => {
-                    telemetry.ended(status.code());
+                    ending.code = status.code();
                     Err(status)
                 }
             }
         }))
+    }
+}
+
+/// Tells the telemetry how an attestation ended, when it is dropped.
+struct Ending {
+    telemetry: Telemetry,
+    code: Code,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let code = if std::thread::panicking() { Code::Internal } else { self.code };
+        if code == Code::Cancelled {
+            debug!("The attestation ended without an outcome: SPIRE or the node gave it up");
+        }
+        self.telemetry.ended(code);
     }
 }
 
@@ -172,6 +206,10 @@ async fn attest(
     let quote = telemetry.measured(Hop::Node, async {
         match tokio::time::timeout(limits.quote, receive(exchange)).await {
             Err(_) => Err(Refusal::NodeTooSlow { limit: limits.quote }.into()),
+            // Here and not after Keylime's answers: nobody unknown has us keep what is too long anyway.
+            Ok(Ok(Said::ChallengeResponse(quote))) if quote.len() > waiting.longest_response() => {
+                Err(Refusal::TooLong.into())
+            }
             Ok(Ok(Said::ChallengeResponse(quote))) => Ok(quote),
             Ok(Ok(Said::Payload(_))) => Err(Refusal::OutOfTurn { expected: "challenge response" }.into()),
             Ok(Err(end)) => Err(end),

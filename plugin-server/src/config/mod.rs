@@ -91,8 +91,8 @@ impl ServerConfig {
         let mut warnings = keylime.warnings;
         if quote_verification == QuoteVerification::InsecureVerifierOnly {
             warnings.push(
-                "insecure_verifier_only_quote_verification is set: this plugin verifies no quote itself, and relies on a \
-                 check that was not made to stand alone. Remove it as soon as the registrar can be reached."
+                "insecure_verifier_only_quote_verification is set: take it that whoever knows the id of a verified host can \
+                 attest as it. Remove it as soon as the registrar can be reached."
                     .to_owned(),
             );
         }

@@ -30,8 +30,11 @@ const GROUPS: [(&str, Group); 6] = [
     ("policy", Group::Policy),
 ];
 
-/// The PCR whose log shows secure boot.
-const SECURE_BOOT_PCR: u8 = 7;
+/// The PCR whose log shows secure boot, and the one of the firmware that measured it.
+const SECURE_BOOT_PCRS: [u8; 2] = [7, 0];
+
+/// A PCR that any program with access to the TPM can set back to zero (PC Client Platform TPM Profile, "PCR Attributes").
+const RESETTABLE_PCR: u8 = 23;
 
 /// Which selectors an attestation makes.
 #[derive(Debug)]
@@ -115,8 +118,8 @@ impl Selection {
     /// What the node's quote has to come with.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
-        let pcrs = if self.secure_boot { self.pcrs.with(SECURE_BOOT_PCR) } else { self.pcrs };
-        Wanted { pcrs, boot_log: self.secure_boot }
+        let firmware = SECURE_BOOT_PCRS.into_iter().filter(|_| self.secure_boot);
+        Wanted { pcrs: firmware.fold(self.pcrs, PcrMask::with), boot_log: self.secure_boot }
     }
 
     /// The files that were read, and the path that they were found by: in a folder one may be added.
@@ -127,15 +130,18 @@ impl Selection {
     /// What should be put right although it works.
     pub(super) fn warnings(&self) -> Vec<String> {
         let strays = self.tpm.iter().flat_map(EkTrust::certificates).filter(|certificate| !certificate.reaches_anchor);
-        strays
-            .map(|certificate| {
-                format!(
-                    "ek_ca_path: \"{}\" in {} does not lead to a root of the store, so no TPM is verified by it: add the \
+        let resettable = self.pcrs.contains(RESETTABLE_PCR).then(|| {
+            "selector_pcrs: PCR 23 is no evidence of how the host booted: any program with access to the TPM can reset it"
+                .to_owned()
+        });
+        let strays = strays.map(|certificate| {
+            format!(
+                "ek_ca_path: \"{}\" in {} does not lead to a root of the store, so no TPM is verified by it: add the \
                      certificate of its issuer",
-                    certificate.subject,
-                    certificate.file.display()
-                )
-            })
-            .collect()
+                certificate.subject,
+                certificate.file.display()
+            )
+        });
+        resettable.into_iter().chain(strays).collect()
     }
 }

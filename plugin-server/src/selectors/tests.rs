@@ -71,7 +71,7 @@ fn everything_comes_in_the_documented_order() {
         made.values,
         [
             "agent_id:d432fbb3-d2f1-4a97-9ef7-75bd81c00000".to_owned(),
-            format!("ek_hash:sha256:{}", hex(digest(&SHA256, &der).as_ref())),
+            format!("ek_hash:sha256:{}", hex::encode(digest(&SHA256, &der))),
             format!("pcr:sha256:4:{}", "04".repeat(32)),
             format!("pcr:sha256:7:{}", "07".repeat(32)),
             "policy:runtime".to_owned(),
@@ -116,7 +116,7 @@ fn what_is_not_there_is_left_out_with_its_reason() {
         (
             Selection { secure_boot: true, ..nothing() },
             evidence(&no_ek, None),
-            format!("secure_boot: the node sent no boot log: {old}"),
+            format!("secure_boot: the node's quote does not cover PCR 0: {old}"),
         ),
         (
             Selection { secure_boot: true, ..nothing() },
