@@ -86,12 +86,13 @@ fn everything_comes_in_the_documented_order() {
 #[test]
 fn what_is_not_there_is_left_out_with_its_reason() {
     let id = "host".parse().unwrap();
-    let only_16 = PcrValues::new(HashAlgorithm::Sha256, [(16, vec![1; 32])].into()).unwrap();
+    let pcrs = |pcr| PcrValues::new(HashAlgorithm::Sha256, [(pcr, vec![1; 32]), (16, vec![1; 32])].into()).unwrap();
+    let (firmware, other) = (pcrs(0), pcrs(1));
     let (no_ek, bad_ek, no_policy) = (registrar(None), registrar(Some(vec![1, 2])), verifier(false, false, &[]));
-    let evidence = |registrar, boot_log| Evidence {
+    let evidence = |registrar, boot_log, pcrs| Evidence {
         id: &id,
         registrar: Some(registrar),
-        pcrs: Some(&only_16),
+        pcrs: Some(pcrs),
         boot_log,
         verifier: &no_policy,
         now: SystemTime::UNIX_EPOCH,
@@ -100,27 +101,32 @@ fn what_is_not_there_is_left_out_with_its_reason() {
     for (selection, evidence, reason) in [
         (
             Selection { ek_hash: true, ..nothing() },
-            evidence(&no_ek, None),
+            evidence(&no_ek, None, &firmware),
             "ek_hash: the registrar holds no EK of this host".to_owned(),
         ),
         (
             Selection { ek_hash: true, ..nothing() },
-            evidence(&bad_ek, None),
+            evidence(&bad_ek, None, &firmware),
             "ek_hash: the registrar's EK is not usable: ".to_owned(),
         ),
         (
             Selection { pcrs: mask(&[7]), ..nothing() },
-            evidence(&no_ek, None),
+            evidence(&no_ek, None, &firmware),
             format!("pcr: the node's quote does not cover PCR 7: {old}"),
         ),
         (
             Selection { secure_boot: true, ..nothing() },
-            evidence(&no_ek, None),
+            evidence(&no_ek, Some(b"any log"), &other),
             format!("secure_boot: the node's quote does not cover PCR 0: {old}"),
         ),
         (
             Selection { secure_boot: true, ..nothing() },
-            evidence(&no_ek, Some(b"not a log")),
+            evidence(&no_ek, None, &firmware),
+            format!("secure_boot: the node sent no boot log: {old}"),
+        ),
+        (
+            Selection { secure_boot: true, ..nothing() },
+            evidence(&no_ek, Some(b"not a log"), &firmware),
             "secure_boot: the node's boot log is malformed: ".to_owned(),
         ),
     ] {
@@ -129,6 +135,6 @@ fn what_is_not_there_is_left_out_with_its_reason() {
         let [left_out] = &made.left_out[..] else { panic!("{made:?}") };
         assert!(left_out.starts_with(&reason), "{left_out}");
     }
-    let made = Selectors::of(&Selection { policy: true, ..nothing() }, &evidence(&no_ek, None));
+    let made = Selectors::of(&Selection { policy: true, ..nothing() }, &evidence(&no_ek, None, &firmware));
     assert_eq!(made, Selectors::default());
 }
