@@ -11,6 +11,7 @@ use tonic::Code;
 
 use crate::bench::{Bench, ID, LOCAL, Outcome, payload, refused, response, spiffe_id};
 use crate::neighbours::{Who, for_agents};
+use crate::soft_tpm::SoftTpm;
 
 fn verified() -> Outcome {
     Ok(spiffe_id(ID))
@@ -368,6 +369,23 @@ async fn a_host_may_be_waited_for_and_fail_meanwhile() {
         ("verified meanwhile", (|agent| agent.state = Some(3)) as Change, verified()),
         ("failed meanwhile", |agent| agent.state = Some(9), failed()),
         ("gone meanwhile", |agent| agent.state = None, unknown()),
+        // The quote was made by the AK from before.
+        (
+            "registered anew and verified meanwhile",
+            |agent| {
+                agent.state = Some(3);
+                agent.aik_tpm = Some(SoftTpm::new().ak());
+            },
+            not_yet(),
+        ),
+        (
+            "enrolled anew meanwhile, with the same keys",
+            |agent| {
+                agent.state = Some(3);
+                agent.attestation_count = 1;
+            },
+            not_yet(),
+        ),
     ] {
         bench.afresh().await;
         bench.keylime.change(ID, |agent| agent.state = Some(1)).unwrap();
@@ -382,6 +400,22 @@ async fn a_host_may_be_waited_for_and_fail_meanwhile() {
         let (outcome, ()) = tokio::join!(call.outcome(quote), changes);
         assert_eq!(outcome, expected, "{what}");
     }
+}
+
+/// A host that boots together with its verifier: the first questions find nobody.
+#[tokio::test]
+async fn a_verifier_that_restarts_is_waited_for() {
+    let bench = Bench::start(&format!("{LOCAL}wait_for_verification = \"60s\"\n")).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    bench.keylime.verifier.conduct(move |request: &Request| {
+        (request.path.contains("/agents/") && counted.fetch_add(1, Ordering::SeqCst) < 3).then_some(Reply::Close)
+    });
+    assert_eq!(bench.attest_well().await, verified());
+    assert!(asked.load(Ordering::SeqCst) > 3);
+    bench.configure(&format!("{}wait_for_verification = \"1s\"\n", bench.keylime.plugin_data())).await;
+    bench.keylime.verifier.stop().unwrap();
+    assert_eq!(bench.attest_well().await, Who::Verifier.unavailable());
 }
 
 /// A node that gives up while the verifier is asked leaves nothing behind.
