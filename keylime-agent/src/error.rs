@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::agent_data::AgentDataError;
+use crate::device_identity::DeviceIdentityError;
 use crate::identity::IdentityError;
 use crate::lock::LockError;
 use crate::payload::store::StoreError;
@@ -85,6 +86,8 @@ pub(crate) enum Cause {
     Tpm(#[from] tpm::TpmError),
     #[error("the thread that works with the TPM has ended after an error in this program: start it again")]
     TpmThread,
+    #[error(transparent)]
+    DeviceIdentity(#[from] DeviceIdentityError),
     #[error(transparent)]
     AgentData(#[from] AgentDataError),
     #[error("the agent id cannot be used: {0}")]

@@ -9,6 +9,7 @@ mod agent_data;
 mod bootstrap_key;
 pub mod cli;
 pub mod config;
+mod device_identity;
 mod ek_certificate;
 mod error;
 mod files;

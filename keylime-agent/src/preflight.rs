@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::agent_data;
 use crate::config::Config;
+use crate::device_identity::Certificates;
 use crate::error::Cause;
 use crate::payload::store;
 use crate::payload_key::{PayloadKey, PayloadKeyError, password};
@@ -35,6 +36,9 @@ pub(crate) fn check(config: &Config) -> Findings {
         findings.server_tls(config);
         findings.payload_key(config);
         findings.problems.extend(agent_data::load(&config.agent_data).err().map(Cause::from));
+        if let Some(device_identity) = &config.device_identity {
+            findings.problems.extend(Certificates::problems(device_identity).into_iter().map(Cause::from));
+        }
         findings.registrar_ca(config);
         findings.revocation_certificate(config);
         findings.places(config);

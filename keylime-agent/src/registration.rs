@@ -383,6 +383,7 @@ mod tests {
             ip: "127.0.0.1".to_owned(),
             port: 9002,
             mtls_cert: MtlsCert::Disabled,
+            device_identity: None,
         };
         let seen = std::cell::RefCell::new(Vec::new());
         let (port, serve) = registrar(|line| {

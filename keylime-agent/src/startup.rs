@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keylime_api::AgentId;
-use keylime_api::registration::{MtlsCert, Registration};
+use keylime_api::registration::{DeviceIdentity, MtlsCert, Registration};
 use nix::unistd::{Uid, geteuid};
 use service::drain::Drain;
 use service::signals::{self, Shutdown};
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::agent::Agent;
 use crate::agent_data::{self, Fit, Stored};
 use crate::config::Config;
+use crate::device_identity::Certificates;
 use crate::error::{Cause, StartError};
 use crate::identity::Choice;
 use crate::measurement::{boottime, ima::ImaList};
@@ -29,7 +30,7 @@ use crate::privileges;
 use crate::registration::{Outcome, Registrar};
 use crate::revocation::Revoker;
 use crate::server::{Bound, BoundUnix};
-use crate::{ek_certificate, routes, server_certificate};
+use crate::{device_identity, ek_certificate, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
 const GRACE: Duration = Duration::from_secs(3);
@@ -166,7 +167,8 @@ impl Start<'_> {
         tracing::info!("Agent UUID: {id}");
         let payload_key = self.payload_key()?;
         let (tls, mtls_cert) = self.server_tls(&id)?;
-        let registration = self.registration(&ek, &ak, mtls_cert);
+        let device_identity = self.device_identity(&id).await?;
+        let registration = Registration { device_identity, ..self.registration(&ek, &ak, mtls_cert) };
         let node_key_digest = config.tpm.hash.digest(payload_key.public_pem().as_bytes()).map_err(Cause::Hash)?;
         let (payloads, deployer) = Deployer::new(config.payload.clone(), self.place.clone());
         let (revocations, revoker) =
@@ -286,7 +288,15 @@ impl Start<'_> {
             ip: contact.to_string(),
             port: *port,
             mtls_cert,
+            device_identity: None,
         }
+    }
+
+    /// IAK and IDevID, if they are used.
+    async fn device_identity(&self, id: &AgentId) -> Result<Option<DeviceIdentity>, Cause> {
+        let Some(config) = &self.config.device_identity else { return Ok(None) };
+        let certificates = Certificates::load(config)?;
+        Ok(Some(device_identity::obtain(&self.tpm, config, &certificates, id).await?))
     }
 
     async fn bind_unix(&self) -> Result<Option<BoundUnix>, Cause> {

@@ -88,7 +88,9 @@ fn every_option_with_its_source() {
         "payload_key_password = \"\" # built-in default".to_owned(),
         "# exponential_backoff_max_retries = (no end) # built-in default".to_owned(),
         format!("# verifier_url = \"https://v\" # {file}"),
-        "# enable_iak_idevid = \"false\" # built-in default".to_owned(),
+        "enable_iak_idevid = false # built-in default".to_owned(),
+        "iak_handle = \"\" # built-in default".to_owned(),
+        format!("iak_cert = \"{folder}/iak-cert.crt\" # built-in default"),
     ] {
         assert_eq!(lines.iter().filter(|found| **found == line).count(), 1, "{line}\n{stdout}");
     }

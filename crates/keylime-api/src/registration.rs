@@ -18,7 +18,8 @@ use crate::members::{BodyError, Members, unusable};
 use crate::negotiator::Negotiator;
 use crate::version::ApiVersion;
 
-/// What an agent registers with: body of `POST /v2.N/agents/{id}`. Members without a value are
+/// What an agent registers with: body of `POST /v2.N/agents/{id}`; how the AK is bound to the device
+/// identity depends on the version. Members without a value are
 /// left out: the registrar takes an empty `ekcert` for a changed identity, a missing one not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Registration {
@@ -37,6 +38,83 @@ pub struct Registration {
     pub port: u16,
     /// How the agent's own server is protected.
     pub mtls_cert: MtlsCert,
+    /// IAK and IDevID, if the host has them.
+    #[serde(skip)]
+    pub device_identity: Option<DeviceIdentity>,
+}
+
+/// The keys of IEEE 802.1AR and what binds the AK to them. Keylime's registrar (7.14) takes them only
+/// together and with both certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceIdentity {
+    /// The IAK as TPM2B_PUBLIC.
+    pub iak_tpm: Vec<u8>,
+    /// The IDevID as TPM2B_PUBLIC.
+    pub idevid_tpm: Vec<u8>,
+    /// The IAK's certificate, DER.
+    pub iak_cert: Option<Vec<u8>>,
+    /// The IDevID's certificate, DER.
+    pub idevid_cert: Option<Vec<u8>>,
+    /// The AK certified by the IAK with the SHA-256 digest of the agent id as qualifying data, as API
+    /// 2.6 has it.
+    pub by_id_digest: Certification,
+    /// The same with the agent id itself, for older registrars. None if it is longer than the TPM
+    /// takes; they are sent the other one then.
+    pub by_id: Option<Certification>,
+}
+
+/// A TPM2_Certify of the AK by the IAK.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certification {
+    /// TPMS_ATTEST.
+    pub attest: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    pub signature: Vec<u8>,
+}
+
+impl DeviceIdentity {
+    fn members(&self, version: ApiVersion) -> DeviceIdentityMembers<'_> {
+        let certification = match &self.by_id {
+            Some(by_id) if version < DIGEST_SINCE => by_id,
+            _ => &self.by_id_digest,
+        };
+        DeviceIdentityMembers {
+            iak_tpm: &self.iak_tpm,
+            idevid_tpm: &self.idevid_tpm,
+            iak_cert: self.iak_cert.as_deref(),
+            idevid_cert: self.idevid_cert.as_deref(),
+            iak_attest: &certification.attest,
+            iak_sign: &certification.signature,
+        }
+    }
+}
+
+/// The first version with the digest of the agent id as qualifying data.
+const DIGEST_SINCE: ApiVersion = ApiVersion::new(2, 6);
+
+/// The whole body, as this version has it.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    registration: &'a Registration,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    device_identity: Option<DeviceIdentityMembers<'a>>,
+}
+
+#[derive(Serialize)]
+struct DeviceIdentityMembers<'a> {
+    #[serde(serialize_with = "base64_text")]
+    iak_tpm: &'a [u8],
+    #[serde(serialize_with = "base64_text")]
+    idevid_tpm: &'a [u8],
+    #[serde(serialize_with = "optional_base64_text", skip_serializing_if = "Option::is_none")]
+    iak_cert: Option<&'a [u8]>,
+    #[serde(serialize_with = "optional_base64_text", skip_serializing_if = "Option::is_none")]
+    idevid_cert: Option<&'a [u8]>,
+    #[serde(serialize_with = "base64_text")]
+    iak_attest: &'a [u8],
+    #[serde(serialize_with = "base64_text")]
+    iak_sign: &'a [u8],
 }
 
 /// The certificate of the agent's own server.
@@ -60,6 +138,10 @@ impl Serialize for MtlsCert {
 
 fn base64_text<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&STANDARD.encode(bytes))
+}
+
+fn optional_base64_text<S: Serializer>(bytes: &Option<&[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    base64_text(bytes.unwrap_or_default(), serializer)
 }
 
 #[derive(Serialize)]
@@ -131,19 +213,18 @@ impl RegistrationClient {
     /// administrator has to delete that record. A status 400 says that the data are inconsistent.
     /// The rest by [`ClientError::is_transient`].
     pub async fn register(&self, id: &AgentId, registration: &Registration) -> Result<CredentialBlob, ClientError> {
-        let json = json(registration);
-        self.http.within(|| format!("POST /agents/{id}"), self.register_somehow(id, json)).await
+        self.http.within(|| format!("POST /agents/{id}"), self.register_somehow(id, registration)).await
     }
 
-    async fn register_somehow(&self, id: &AgentId, json: Vec<u8>) -> Result<CredentialBlob, ClientError> {
+    async fn register_somehow(&self, id: &AgentId, registration: &Registration) -> Result<CredentialBlob, ClientError> {
         if let Some(version) = self.version_if_told().await? {
-            return self.register_with(version, id, json).await;
+            return self.register_with(version, id, registration).await;
         }
         let mut versions = self.versions.enabled().to_vec();
         versions.sort_unstable();
         let mut refused = None;
         while let Some(version) = versions.pop() {
-            match self.register_with(version, id, json.clone()).await {
+            match self.register_with(version, id, registration).await {
                 Ok(blob) => {
                     self.versions.remember(version);
                     return Ok(blob);
@@ -163,8 +244,10 @@ impl RegistrationClient {
         &self,
         version: ApiVersion,
         id: &AgentId,
-        json: Vec<u8>,
+        registration: &Registration,
     ) -> Result<CredentialBlob, ClientError> {
+        let device_identity = registration.device_identity.as_ref().map(|identity| identity.members(version));
+        let json = json(&Body { registration, device_identity });
         let path = format!("/v{version}/agents/{id}");
         let target = Target::from(path.clone());
         let answer = self.http.send_json(Method::POST, &target, json).await?;

@@ -120,6 +120,7 @@ async fn verifier_registrar_and_stock_agent_are_understood() {
             ip: "127.0.0.1".to_owned(),
             port: 1,
             mtls_cert: MtlsCert::Disabled,
+            device_identity: None,
         };
         let error = client.register(&nobody, &registration).await.unwrap_err();
         assert!(matches!(error, ClientError::Status { .. }), "{error}");

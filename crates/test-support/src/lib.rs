@@ -7,6 +7,7 @@
 //! | [`keylime`] | the real Keylime verifier, registrar and tenant; a Keylime agent, ours or the stock one; servers that stand in |
 //! | [`spire`] | the real SPIRE server and agent with a `keylime` node attestor pair |
 //! | [`ca`] | nothing: certificates for tests, made in memory |
+//! | [`device_identity`] | OpenSSL and tpm2-tools: IDevID and IAK with certificates of a maker's CA |
 //! | [`require`] | nothing: says whether a program is there, and records what had to be skipped |
 //! | [`bin`] | nothing: finds the binaries of this workspace |
 //!
@@ -18,6 +19,7 @@
 
 pub mod bin;
 pub mod ca;
+pub mod device_identity;
 pub mod keylime;
 pub mod ports;
 pub mod process;

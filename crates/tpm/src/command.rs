@@ -23,6 +23,7 @@ pub(crate) const NV_READ_PUBLIC: CommandCode = CommandCode("TPM2_NV_ReadPublic",
 pub(crate) const CREATE_PRIMARY: CommandCode = CommandCode("TPM2_CreatePrimary", 0x131);
 pub(crate) const PCR_RESET: CommandCode = CommandCode("TPM2_PCR_Reset", 0x13D);
 pub(crate) const ACTIVATE_CREDENTIAL: CommandCode = CommandCode("TPM2_ActivateCredential", 0x147);
+pub(crate) const CERTIFY: CommandCode = CommandCode("TPM2_Certify", 0x148);
 pub(crate) const POLICY_SECRET: CommandCode = CommandCode("TPM2_PolicySecret", 0x151);
 pub(crate) const CREATE: CommandCode = CommandCode("TPM2_Create", 0x153);
 pub(crate) const LOAD: CommandCode = CommandCode("TPM2_Load", 0x157);

@@ -2,6 +2,7 @@
 //! What can go wrong between a caller and the TPM, grouped by who can do something about it.
 
 use crate::ak::AkRejected;
+use crate::device_identity::{DeviceKeyCause, DeviceKeyKind};
 use crate::response_code::ResponseCode;
 use std::sync::Arc;
 use tpm_wire::error::DecodeError;
@@ -119,6 +120,48 @@ pub enum TpmError {
         handle: u32,
         /// Why it cannot be used.
         cause: EkHandleCause,
+    },
+    /// There is no template for such an IDevID and IAK.
+    #[error(
+        "there is no template for IDevID and IAK of type {key} with nameAlg {name_alg} here: use rsa2048, rsa3072, rsa4096, ecc256, ecc384 or ecc521 with sha256, sha384 or sha512"
+    )]
+    DeviceKeyTemplate {
+        /// The key type.
+        key: KeyAlgorithm,
+        /// The nameAlg.
+        name_alg: HashAlgorithm,
+    },
+    /// The TPM does not have this type of key.
+    #[error(
+        "this TPM cannot make an {kind} of type {key} with nameAlg {name_alg} (Keylime option iak_idevid_template): {code}"
+    )]
+    DeviceKeyUnsupported {
+        /// Which key.
+        kind: DeviceKeyKind,
+        /// The key type.
+        key: KeyAlgorithm,
+        /// The nameAlg.
+        name_alg: HashAlgorithm,
+        /// The TPM's answer.
+        code: ResponseCode,
+    },
+    /// There is no usable IDevID or IAK at the configured persistent handle.
+    #[error("no usable {kind} at persistent handle {handle:#010x} (Keylime option {option}_handle): {cause}")]
+    DeviceKeyHandle {
+        /// Which key.
+        kind: DeviceKeyKind,
+        /// What its options begin with.
+        option: &'static str,
+        /// The configured handle.
+        handle: u32,
+        /// Why it cannot be used.
+        cause: DeviceKeyCause,
+    },
+    /// The authorization value of the IAK is wrong.
+    #[error("the TPM refuses the IAK's authorization value (Keylime option iak_password): {code}")]
+    IakAuth {
+        /// The TPM's answer.
+        code: ResponseCode,
     },
     /// All slots for loaded objects or sessions are taken.
     #[error(

@@ -5,6 +5,7 @@ use crate::ak::{AkInfo, SavedAk};
 use crate::capability;
 use crate::connection::Connection;
 use crate::credential::ParsedCredential;
+use crate::device_identity::{CertifiedAk, DeviceKeyKind, DeviceKeySource};
 use crate::ek::EkInfo;
 use crate::error::TpmError;
 use crate::owner::Owner;
@@ -179,6 +180,29 @@ impl Tpm {
     pub async fn activate_credential(&self, credential: ParsedCredential) -> Result<Zeroizing<Vec<u8>>, TpmError> {
         let deadline = Self::startup_deadline();
         self.submit(deadline, move |owner, tpm| owner.activate(tpm, &credential)).await
+    }
+
+    /// Makes or finds the IDevID or IAK and returns its TPM2B_PUBLIC with the 2-byte size prefix (Keylime's `idevid_tpm`). It
+    /// does not stay loaded.
+    ///
+    /// # Errors
+    /// [`TpmError::DeviceKeyTemplate`], [`TpmError::DeviceKeyUnsupported`], [`TpmError::DeviceKeyHandle`],
+    /// [`TpmError::EndorsementAuth`], [`TpmError::NoRoom`] and the TPM's own.
+    pub async fn device_key(&self, kind: DeviceKeyKind, source: DeviceKeySource) -> Result<Vec<u8>, TpmError> {
+        self.submit(Self::startup_deadline(), move |owner, tpm| owner.device_key(tpm, kind, &source)).await
+    }
+
+    /// Certifies the AK with the IAK (TPM2_Certify), once for each of the qualifying data. The IAK does not stay loaded.
+    ///
+    /// # Errors
+    /// As for [`Tpm::device_key`], and [`TpmError::IakAuth`] and [`TpmError::NoAk`].
+    pub async fn certify_ak(
+        &self,
+        iak: DeviceKeySource,
+        qualifying_data: Vec<Vec<u8>>,
+    ) -> Result<CertifiedAk, TpmError> {
+        let deadline = Self::startup_deadline();
+        self.submit(deadline, move |owner, tpm| owner.certify_ak(tpm, &iak, &qualifying_data)).await
     }
 
     /// Flushes a transient EK, which is needed for activation only. The AK stays.

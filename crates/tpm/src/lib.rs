@@ -39,6 +39,7 @@ mod codec;
 mod command;
 mod connection;
 mod credential;
+mod device_identity;
 mod ek;
 mod error;
 mod handle;
@@ -55,6 +56,9 @@ mod template;
 
 pub use ak::{AkInfo, AkRejected, SavedAk};
 pub use credential::ParsedCredential;
+pub use device_identity::{
+    Certification, CertifiedAk, DeviceKeyCause, DeviceKeyKind, DeviceKeySource, check_device_key,
+};
 pub use ek::{EkInfo, EkSource};
 pub use error::{EkHandleCause, OpenCause, TpmError};
 pub use handle::{Tpm, TpmGuard};

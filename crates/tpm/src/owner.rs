@@ -5,6 +5,7 @@ use crate::ak::{self, Ak, AkInfo, SavedAk};
 use crate::capability;
 use crate::connection::Connection;
 use crate::credential::{self, ParsedCredential};
+use crate::device_identity::{self, CertifiedAk, DeviceKeyKind, DeviceKeySource};
 use crate::ek::{Ek, EkInfo};
 use crate::error::{OpenCause, TpmError};
 use crate::pcr::KnownPcrs;
@@ -228,6 +229,25 @@ impl Owner {
         };
         self.ek = Some(ek);
         secret
+    }
+
+    pub(crate) fn device_key(
+        &self,
+        connection: &Rc<Connection>,
+        kind: DeviceKeyKind,
+        source: &DeviceKeySource,
+    ) -> Result<Vec<u8>, TpmError> {
+        device_identity::public(connection, kind, source, &self.settings.endorsement_auth)
+    }
+
+    pub(crate) fn certify_ak(
+        &self,
+        connection: &Rc<Connection>,
+        iak: &DeviceKeySource,
+        qualifying_data: &[Vec<u8>],
+    ) -> Result<CertifiedAk, TpmError> {
+        let ak = self.ak.as_ref().ok_or(TpmError::NoAk)?;
+        device_identity::certify(connection, iak, &self.settings.endorsement_auth, ak, qualifying_data)
     }
 
     pub(crate) fn flush_ek(&mut self) {

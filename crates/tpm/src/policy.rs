@@ -131,7 +131,7 @@ pub(crate) fn explain_endorsement(error: TpmError) -> TpmError {
 
 /// Decodes lower-case hex while compiling, so that the digests above read as in the specification.
 #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler: an index out of bounds ends the build")]
-const fn hex<const N: usize>(text: &str) -> [u8; N] {
+pub(crate) const fn hex<const N: usize>(text: &str) -> [u8; N] {
     const fn digit(c: u8) -> u8 {
         match c {
             b'0'..=b'9' => c - b'0',

@@ -22,6 +22,10 @@ const NV_UNINITIALIZED: u32 = 0x14A;
 const SENSITIVE: u32 = 0x155;
 const SESSION_BAD_AUTH: u32 = 0x9A2;
 const SESSION_AUTH_FAIL: u32 = 0x98E;
+/// Lower six bits of format-one codes.
+const AUTH_FAIL: u32 = 0x0E;
+const SIZE: u32 = 0x15;
+const BAD_AUTH: u32 = 0x22;
 const YIELDED: u32 = 0x908;
 const TESTING: u32 = 0x90A;
 const RETRY: u32 = 0x922;
@@ -63,12 +67,12 @@ const FORMAT_ONE_NAMES: &[(u32, &str)] = &[
     (0x07, "TPM_RC_KEY_SIZE: the key size is not supported"),
     (0x0A, "TPM_RC_TYPE"),
     (0x0B, "TPM_RC_HANDLE"),
-    (0x0E, "TPM_RC_AUTH_FAIL: wrong authorization value"),
+    (AUTH_FAIL, "TPM_RC_AUTH_FAIL: wrong authorization value"),
     (0x12, "TPM_RC_SCHEME: the signing scheme is not supported or not compatible"),
-    (0x15, "TPM_RC_SIZE"),
+    (SIZE, "TPM_RC_SIZE"),
     (0x1D, "TPM_RC_POLICY_FAIL"),
     (0x1F, "TPM_RC_INTEGRITY: the integrity check failed"),
-    (0x22, "TPM_RC_BAD_AUTH: wrong authorization value"),
+    (BAD_AUTH, "TPM_RC_BAD_AUTH: wrong authorization value"),
     (0x26, "TPM_RC_CURVE: the curve is not supported"),
 ];
 
@@ -128,6 +132,20 @@ impl ResponseCode {
     /// The value used in the first authorization is wrong.
     pub(crate) fn is_bad_auth(self) -> bool {
         matches!(self.bare(), SESSION_BAD_AUTH | SESSION_AUTH_FAIL)
+    }
+
+    /// The value used in this authorization, counted from 1, is wrong. Position as in "TPM_RC Values".
+    pub(crate) fn is_bad_auth_of(self, session: u32) -> bool {
+        let place = self.bare() >> 8;
+        self.is_format_one()
+            && self.bare() & PARAMETER == 0
+            && place == 0x8 | session
+            && matches!(self.bare() & 0x3F, AUTH_FAIL | BAD_AUTH)
+    }
+
+    /// This parameter, counted from 1, is longer than the TPM takes.
+    pub(crate) fn is_size_of_parameter(self, number: u32) -> bool {
+        self.is_format_one() && self.bare() & PARAMETER != 0 && self.bare() >> 8 == number && self.bare() & 0x3F == SIZE
     }
 
     /// The TPM objects to a parameter of the command, not to handles, sessions or its own state.
@@ -203,5 +221,8 @@ mod tests {
         assert!(ResponseCode(0x902).is_out_of_room() && ResponseCode(0x903).is_out_of_room());
         assert!(ResponseCode(0x1DF).is_about_parameter() && !ResponseCode(0x9A2).is_about_parameter());
         assert!(!ResponseCode(0x902).is_about_parameter());
+        assert!(ResponseCode(0xAA2).is_bad_auth_of(2) && ResponseCode(0xA8E).is_bad_auth_of(2));
+        assert!(!ResponseCode(0x9A2).is_bad_auth_of(2) && ResponseCode(0x9A2).is_bad_auth_of(1));
+        assert!(ResponseCode(0x1D5).is_size_of_parameter(1) && !ResponseCode(0x2D5).is_size_of_parameter(1));
     }
 }

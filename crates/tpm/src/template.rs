@@ -96,6 +96,29 @@ pub(crate) fn ak(hash: HashAlgorithm, key: KeyAlgorithm, scheme: SignatureScheme
     Ok(out)
 }
 
+/// The TPMT_PUBLIC of a signing key: scheme with nameAlg, or none, and this content in each part of `unique`.
+pub(crate) fn signing(
+    key: KeyAlgorithm,
+    name_alg: HashAlgorithm,
+    attributes: u32,
+    policy: &[u8],
+    scheme: Option<SignatureScheme>,
+    unique: &[u8],
+) -> Result<Writer, TpmError> {
+    let kind = kind(key)?;
+    let mut out = head(kind, name_alg, attributes, policy);
+    out.u16(TPM_ALG_NULL);
+    match scheme {
+        Some(scheme) => out.u16(scheme.tpm_id()).u16(name_alg.tpm_id()),
+        None => out.u16(TPM_ALG_NULL),
+    };
+    match kind {
+        Kind::Rsa { bits } => out.u16(bits).u32(0).sized(unique),
+        Kind::Ecc { curve } => out.u16(curve).u16(TPM_ALG_NULL).sized(unique).sized(unique),
+    };
+    Ok(out)
+}
+
 /// type, nameAlg, objectAttributes, authPolicy.
 fn head(kind: Kind, name_alg: HashAlgorithm, attributes: u32, policy: &[u8]) -> Writer {
     let algorithm = match kind {

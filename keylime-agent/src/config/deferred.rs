@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Options of the stock agent that have no effect here, so that its configuration can be used unchanged.
 //!
-//! At its stock value such an option is accepted in silence. Any other value is warned about by name, or refused if
-//! ignoring it would leave the host less protected than its operator asked for.
+//! At its stock value such an option is accepted in silence. Any other value is warned about by name.
 
 use super::Shown;
 use super::reader::Reader;
@@ -11,15 +10,12 @@ use super::reader::Reader;
 enum Otherwise {
     /// A warning with this reason.
     Ignored(&'static str),
-    /// No start, for this reason.
-    Refused(&'static str),
     /// Nothing: the option never had an effect in this kind of agent.
     Silent,
 }
-use Otherwise::{Ignored, Refused, Silent};
+use Otherwise::{Ignored, Silent};
 
 const REVOCATION: &str = "revocation messages are taken over the REST API, and not over ZeroMQ";
-const IDENTITY: &str = "IAK and IDevID are not used by this version";
 const PUSH: &str = "it belongs to the push model, and this agent serves the pull model";
 const VERIFIED: &str = "the certificate and name of the registrar are always checked";
 
@@ -28,23 +24,6 @@ const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
     ("enable_revocation_notifications", &["false"], Ignored(REVOCATION)),
     ("revocation_notification_ip", &["127.0.0.1"], Ignored(REVOCATION)),
     ("revocation_notification_port", &["8992"], Ignored(REVOCATION)),
-    (
-        "enable_iak_idevid",
-        &["false"],
-        Refused(
-            "this version does not register IAK and IDevID, and registering without them would bind the host to less \
-             than is asked for: set it to false",
-        ),
-    ),
-    ("iak_idevid_template", &["detect", "default", "", "H-1"], Ignored(IDENTITY)),
-    ("iak_idevid_asymmetric_alg", &["rsa"], Ignored(IDENTITY)),
-    ("iak_idevid_name_alg", &["sha256"], Ignored(IDENTITY)),
-    ("idevid_password", &[""], Ignored(IDENTITY)),
-    ("idevid_handle", &[""], Ignored(IDENTITY)),
-    ("iak_password", &[""], Ignored(IDENTITY)),
-    ("iak_handle", &[""], Ignored(IDENTITY)),
-    ("iak_cert", &["default", ""], Ignored(IDENTITY)),
-    ("idevid_cert", &["default", ""], Ignored(IDENTITY)),
     ("attestation_interval_seconds", &["60"], Ignored(PUSH)),
     ("verifier_url", &["https://localhost:8881", ""], Ignored(PUSH)),
     ("verifier_tls_ca_cert", &["default", ""], Ignored(PUSH)),
@@ -64,7 +43,7 @@ const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
     ("receive_revocation_port", &[], Silent),
 ];
 
-/// Checks all options of the table: warns, and notes problems for what is refused.
+/// Checks all options of the table and warns.
 pub(super) fn check(reader: &mut Reader<'_>) {
     for (name, stock, otherwise) in DEFERRED {
         let Some(setting) = reader.options.setting(name) else {
@@ -78,13 +57,11 @@ pub(super) fn check(reader: &mut Reader<'_>) {
         } else {
             reader.options.text(name).unwrap_or_default()
         };
-        let is_secret = name.ends_with("password") && !written.is_empty();
-        reader.note(name, if is_secret { Shown::Hidden } else { Shown::value(&written) }, false);
+        reader.note(name, Shown::value(&written), false);
         if stock.iter().any(|value| value.eq_ignore_ascii_case(written.trim())) {
             continue;
         }
         match otherwise {
-            Refused(reason) => reader.options.problem(name, reason),
             Ignored(reason) => {
                 let source = &setting.source;
                 reader.warn(format!("option '{name}' ({source}) has no effect: {reason}"));
@@ -122,7 +99,6 @@ mod tests {
             }
         }
         assert_eq!(check_one("attestation_interval_seconds", 60), (vec![], String::new()));
-        assert_eq!(check_one("enable_iak_idevid", false), (vec![], String::new()));
         assert_eq!(check_one("version", "9.9"), (vec![], String::new()));
     }
 
@@ -130,7 +106,6 @@ mod tests {
     fn other_values_are_named() {
         for (name, value, reason) in [
             ("enable_revocation_notifications", "true", REVOCATION),
-            ("iak_handle", "0x81000001", IDENTITY),
             ("verifier_url", "https://verifier:8881", PUSH),
             ("tls_accept_invalid_certs", "true", VERIFIED),
         ] {
@@ -138,16 +113,5 @@ mod tests {
             assert_eq!(problems, "");
             assert_eq!(warnings, [format!("option '{name}' (f) has no effect: {reason}")]);
         }
-    }
-
-    #[test]
-    fn a_value_that_protects_is_not_ignored() {
-        let (warnings, problems) = check_one("enable_iak_idevid", true);
-        assert!(warnings.is_empty());
-        assert_eq!(
-            problems,
-            "option 'enable_iak_idevid' (f): this version does not register IAK and IDevID, and registering without \
-             them would bind the host to less than is asked for: set it to false"
-        );
     }
 }

@@ -6,6 +6,7 @@
 
 mod api_versions;
 mod deferred;
+pub(crate) mod device_identity;
 mod effective;
 mod payload;
 mod reader;
@@ -23,6 +24,7 @@ use service::options::{Options, Problems};
 use tpm::TpmError;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
+pub use device_identity::DeviceIdentity;
 pub use effective::{Effective, Shown};
 pub use payload::{Payload, Revocation};
 pub use sources::Sources;
@@ -131,6 +133,8 @@ pub struct Config {
     pub agent_data: PathBuf,
     /// TPM options.
     pub tpm: TpmOptions,
+    /// IAK and IDevID, if they are used.
+    pub device_identity: Option<DeviceIdentity>,
     /// `run_as`, if it is not empty.
     pub run_as: Option<RunAs>,
     /// `ima_ml_path`.
@@ -248,6 +252,7 @@ impl Reader<'_> {
             payload_key: key_file(self, "payload_key", "payload_key_password", "payload-private.pem"),
             agent_data: self.file(&keylime_dir, "agent_data_path", "agent_data.json"),
             tpm: self.tpm(),
+            device_identity: self.device_identity(&keylime_dir),
             run_as: self.run_as(),
             ima_log: self.log("ima_ml_path", "/sys/kernel/security/ima/ascii_runtime_measurements"),
             boot_log: self.log("measuredboot_ml_path", "/sys/kernel/security/tpm0/binary_bios_measurements"),

@@ -98,6 +98,16 @@ pub(super) fn persistent_handle(text: &str) -> Result<Option<u32>, String> {
     }
 }
 
+/// As [`persistent_handle`], where there is nothing to generate.
+pub(super) fn optional_handle(text: &str) -> Result<Option<u32>, String> {
+    let wrong = || format!("expected nothing or a persistent handle from 0x81000000 to 0x81ffffff, found '{text}'");
+    if text.trim().is_empty() {
+        Ok(None)
+    } else {
+        persistent_handle(text).map_err(|_| wrong())?.map(Some).ok_or_else(wrong)
+    }
+}
+
 /// A handle as [`persistent_handle`] takes it.
 pub(super) fn show_handle(handle: &Option<u32>) -> String {
     handle.map_or_else(|| "generate".to_owned(), |handle| format!("{handle:#010x}"))

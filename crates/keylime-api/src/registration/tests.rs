@@ -18,6 +18,18 @@ fn registration() -> Registration {
         ip: "10.0.0.1".to_owned(),
         port: 9002,
         mtls_cert: MtlsCert::Pem("CERT".to_owned()),
+        device_identity: None,
+    }
+}
+
+fn device_identity() -> DeviceIdentity {
+    DeviceIdentity {
+        iak_tpm: vec![1],
+        idevid_tpm: vec![2],
+        iak_cert: Some(vec![3]),
+        idevid_cert: Some(vec![4]),
+        by_id_digest: Certification { attest: vec![5], signature: vec![6] },
+        by_id: Some(Certification { attest: vec![7], signature: vec![8] }),
     }
 }
 
@@ -62,6 +74,31 @@ fn what_is_not_there_is_left_out_and_off_is_a_word() {
         serde_json::to_string(&bare).unwrap(),
         r#"{"aik_tpm":"ARg=","ek_tpm":"AToA","ip":"10.0.0.1","port":9002,"mtls_cert":"disabled"}"#
     );
+}
+
+#[tokio::test]
+async fn the_device_identity_is_bound_as_the_version_has_it() {
+    let rest = r#""ip":"10.0.0.1","port":9002,"mtls_cert":"CERT","iak_tpm":"AQ==","idevid_tpm":"Ag==""#;
+    let certificates = r#""iak_cert":"Aw==","idevid_cert":"BA==""#;
+    let (old, new) = (r#""iak_attest":"Bw==","iak_sign":"CA==""#, r#""iak_attest":"BQ==","iak_sign":"Bg==""#);
+    let too_long = DeviceIdentity { by_id: None, ..device_identity() };
+    let bare = DeviceIdentity { iak_cert: None, idevid_cert: None, ..device_identity() };
+    for (version, identity, members) in [
+        ("2.6", device_identity(), format!("{rest},{certificates},{new}")),
+        ("2.5", device_identity(), format!("{rest},{certificates},{old}")),
+        ("2.5", too_long, format!("{rest},{certificates},{new}")),
+        ("2.6", bare, format!("{rest},{new}")),
+    ] {
+        let (server, client) = plain(move |request| match request {
+            "GET /version" => versions(&[version]),
+            _ => ok(BLOB),
+        })
+        .await;
+        let registration = Registration { ekcert: None, device_identity: Some(identity), ..registration() };
+        client.register(&id(), &registration).await.unwrap();
+        let body = format!(r#"POST /v{version}/agents/host {{"aik_tpm":"ARg=","ek_tpm":"AToA",{members}}}"#);
+        assert_eq!(server.seen(), ["GET /version".to_owned(), body]);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! IAK and IDevID with a real registrar that asks for them (`tpm_identity = iak_idevid`).
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
+
+mod support;
+
+use std::path::PathBuf;
+
+use support::{BINARY, Lab, options};
+use test_support::device_identity::{DeviceCa, DeviceKey};
+use test_support::{KeylimeAgentOptions, KeylimeOptions, Swtpm, SwtpmOptions, require};
+
+struct Device {
+    lab: Lab,
+    folder: tempfile::TempDir,
+    ca: DeviceCa,
+}
+
+impl Device {
+    /// A TPM, and servers whose certificate store has the maker's CA.
+    fn new() -> Option<Self> {
+        require::swtpm()?;
+        require::keylime()?;
+        let folder = tempfile::tempdir().unwrap();
+        let ca = DeviceCa::new(folder.path(), "maker").unwrap();
+        let tpm = Swtpm::start(SwtpmOptions::default()).unwrap();
+        let mut ek_ca_certs = tpm.ca_certs.clone();
+        ek_ca_certs.push(ca.certificate());
+        let overrides = vec![("registrar".to_owned(), "tpm_identity".to_owned(), "iak_idevid".to_owned())];
+        let options = KeylimeOptions { ek_ca_certs, overrides, quote_interval: 0.5, ..KeylimeOptions::default() };
+        let servers = test_support::KeylimeServers::start(&options).unwrap();
+        Some(Self { lab: Lab { tpm, servers }, folder, ca })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Certificates of both keys as `<name>-iak` and `<name>-idevid`; the keys are stored at these handles, if any.
+    fn certified(&self, name: &str, form: &str, key: [&str; 2], stored: Option<[(&str, &str); 2]>) {
+        let tpm = &self.lab.tpm;
+        for (index, (kind, end)) in [(DeviceKey::Iak, "iak"), (DeviceKey::IDevId, "idevid")].into_iter().enumerate() {
+            let (handle, password) = stored.map(|stored| stored[index]).unzip();
+            tpm.device_key(kind, key[0], key[1], password.unwrap_or_default()).unwrap();
+            let to = self.path(&format!("{name}-{end}"));
+            self.ca.certify(&tpm.scratch().join("key.pem"), &to, form).unwrap();
+            if let Some(handle) = handle {
+                tpm.tool("tpm2_evictcontrol", &["-C", "o", "-c", "key.ctx", handle]).unwrap();
+                tpm.flush_transient().unwrap();
+            }
+        }
+    }
+
+    /// An agent with these certificates and a new id.
+    fn options(&self, iak: &str, idevid: &str) -> KeylimeAgentOptions {
+        let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
+        KeylimeAgentOptions { uuid: "generate".to_owned(), ..options() }
+            .env("KEYLIME_AGENT_ENABLE_IAK_IDEVID", "true")
+            .env("KEYLIME_AGENT_IAK_CERT", path(iak))
+            .env("KEYLIME_AGENT_IDEVID_CERT", path(idevid))
+    }
+
+    fn named(&self, name: &str) -> KeylimeAgentOptions {
+        self.options(&format!("{name}-iak"), &format!("{name}-idevid"))
+    }
+}
+
+#[test]
+fn the_registrar_takes_keys_of_each_template_and_of_handles() {
+    let Some(device) = Device::new() else { return };
+    let lab = &device.lab;
+    let template = "KEYLIME_AGENT_IAK_IDEVID_TEMPLATE";
+    device.certified("rsa", "DER", ["rsa2048", "sha256"], None);
+    device.certified("p256", "PEM", ["ecc256", "sha256"], None);
+    device.certified("p384", "DER", ["ecc384", "sha384"], None);
+    let handles = [("0x81020000", "secret"), ("0x81020001", "device")];
+    device.certified("stored", "PEM", ["ecc256", "sha256"], Some(handles));
+    let manual = device.named("p384").env(template, "manual");
+    let manual = manual.env("KEYLIME_AGENT_IAK_IDEVID_ASYMMETRIC_ALG", "ecc");
+    let stored = device.named("stored").env(template, "H-1").env("KEYLIME_AGENT_IAK_HANDLE", "0x81020000");
+    let stored = stored.env("KEYLIME_AGENT_IDEVID_HANDLE", "81020001").env("KEYLIME_AGENT_IDEVID_PASSWORD", "device");
+    let hash_ek = KeylimeAgentOptions { uuid: "hash_ek".to_owned(), ..device.named("rsa") };
+    let made = "Recreating";
+    for (row, options, how) in [
+        ("detected from RSA", device.named("rsa"), made),
+        ("H-1", device.named("rsa").env(template, "H-1"), made),
+        ("detected from P-256", device.named("p256"), made),
+        ("detected from P-384", device.named("p384"), made),
+        ("manual", manual.env("KEYLIME_AGENT_IAK_IDEVID_NAME_ALG", "sha384"), made),
+        ("at handles", stored.clone().env("KEYLIME_AGENT_IAK_PASSWORD", "hex:736563726574"), "Collecting persisted"),
+        // The agent id itself, of 36 and of 64 bytes, instead of its digest.
+        ("API 2.5", device.named("rsa").env("KEYLIME_AGENT_API_VERSIONS", "2.5"), made),
+        ("API 2.5 and hash_ek", hash_ek.env("KEYLIME_AGENT_API_VERSIONS", "2.5"), made),
+    ] {
+        let mut agent = lab.agent(&options);
+        let log = agent.part().log();
+        for line in [
+            format!("> {how} IDevID.\n"),
+            format!("> {how} IAK.\n"),
+            "> IDevID public key matches certificate.\n".to_owned(),
+            "> IAK public key matches certificate.\n".to_owned(),
+            "> AK certified with IAK.\n".to_owned(),
+        ] {
+            assert!(log.contains(&line), "{row}: {line}: {log}");
+        }
+        assert!(lab.servers.registrar_agent(&agent.id().unwrap()).unwrap().is_some(), "{row}");
+        assert!(agent.terminate().unwrap().success(), "{row}");
+        assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new(), "{row}");
+    }
+    let (code, log) = lab.failing_agent(&stored.env("KEYLIME_AGENT_IAK_PASSWORD", "wrong"));
+    assert_eq!(code, Some(1));
+    assert!(log.contains("> the TPM refuses the IAK's authorization value (Keylime option iak_password): "), "{log}");
+
+    // Attested like any other, and registered again after a restart.
+    let id = uuid::Uuid::new_v4().hyphenated().to_string();
+    let mut agent = lab.agent(&KeylimeAgentOptions { uuid: id.clone(), ..device.named("rsa") });
+    lab.servers.enrol(&id, agent.port, None).unwrap();
+    lab.servers.wait_verified(&id, support::LIMIT).unwrap();
+    agent.restart().unwrap();
+    lab.wait_quotes(&id, 2);
+}
+
+#[test]
+fn what_is_not_right_is_refused_here_or_by_the_registrar() {
+    let Some(device) = Device::new() else { return };
+    let lab = &device.lab;
+    device.certified("good", "PEM", ["ecc256", "sha256"], None);
+    let fails = |row: &str, options: KeylimeAgentOptions, texts: &[&str]| {
+        let (code, log) = lab.failing_agent(&options);
+        assert_eq!(code, Some(1), "{row}: {log}");
+        for text in texts {
+            assert!(log.contains(text), "{row}: {text}: {log}");
+        }
+        assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new(), "{row}");
+    };
+    // Each has the other's certificate.
+    let text = format!(
+        "> the IDevID certificate {} is for another key than the TPM's IDevID: check 'iak_idevid_template' and \
+         'idevid_handle', and whether the certificate is this host's\n",
+        device.path("good-iak").display()
+    );
+    fails("exchanged", device.options("good-idevid", "good-iak"), &[&text]);
+    let empty = device.named("good").env("KEYLIME_AGENT_IAK_HANDLE", "0x81020009");
+    let text = "> no usable IAK at persistent handle 0x81020009 (Keylime option iak_handle): the handle is empty\n";
+    fails("empty handle", empty, &[text]);
+    // What the registrar says: none of its CAs, no certificate, nothing at all.
+    let stranger = DeviceCa::new(device.folder.path(), "stranger").unwrap();
+    lab.tpm.device_key(DeviceKey::Iak, "ecc256", "sha256", "").unwrap();
+    stranger.certify(&lab.tpm.scratch().join("key.pem"), &device.path("strange"), "PEM").unwrap();
+    let refused = "> Failed to register agent: ";
+    let invalid = "Could not register agent with invalid data";
+    fails("unknown CA", device.options("strange", "good-idevid"), &[refused, invalid]);
+    let without = device.named("good").env("KEYLIME_AGENT_IAK_CERT", "").env("KEYLIME_AGENT_IDEVID_CERT", "");
+    fails("no certificates", without, &["> AK certified with IAK.\n", refused, invalid]);
+    let off = device.named("good").env("KEYLIME_AGENT_ENABLE_IAK_IDEVID", "false");
+    fails("off", off, &[refused, invalid]);
+}
+
+#[test]
+fn files_are_checked_before_the_tpm_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().display();
+    let check = |lines: &str| {
+        let config = format!(
+            "[agent]\nrun_as = \"\"\nkeylime_dir = \"{folder}\"\nenable_agent_mtls = false\npayload_script = \"\"\n\
+             enable_iak_idevid = true\n{lines}"
+        );
+        std::fs::write(dir.path().join("agent.conf"), config).unwrap();
+        let mut command = std::process::Command::new(BINARY);
+        command.arg("--check-config").env_clear().env("KEYLIME_AGENT_CONFIG", dir.path().join("agent.conf"));
+        let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("ERROR ")?.split_once("> "));
+        lines.map(|(_, message)| message.to_owned()).collect::<Vec<_>>()
+    };
+    let missing = "No such file or directory (os error 2)";
+    assert_eq!(
+        check(""),
+        [
+            format!("cannot read the IAK certificate {folder}/iak-cert.crt (option 'iak_cert'): {missing}"),
+            format!("cannot read the IDevID certificate {folder}/idevid-cert.crt (option 'idevid_cert'): {missing}"),
+        ]
+    );
+    assert_eq!(check("iak_cert = \"\"\nidevid_cert = \"\""), Vec::<String>::new());
+    for (content, text) in [
+        (&b"hello"[..], "option 'iak_cert': the certificate file FILE holds no certificate: expected PEM text"),
+        (&[0x30, 3, 2, 1, 1], "the IAK certificate FILE (option 'iak_cert') is no X.509 certificate: "),
+        (&[0x30; 70_000], "the IAK certificate FILE (option 'iak_cert') is larger than 65536 bytes"),
+    ] {
+        std::fs::write(dir.path().join("bad"), content).unwrap();
+        let errors = check("iak_cert = \"bad\"\nidevid_cert = \"\"");
+        let begin = text.replace("FILE", &format!("{folder}/bad"));
+        assert!(errors.len() == 1 && errors[0].starts_with(&begin), "{errors:?}");
+    }
+}
