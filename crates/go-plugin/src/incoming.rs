@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The server loop that both sides share: accepted connections, counted, and calls isolated from each other.
+//! The server loop that both sides share: accepted connections, and calls isolated from each other.
 
 use std::{
     future::Future,
@@ -10,19 +10,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
-    sync::watch,
     time::{Sleep, sleep},
 };
 use tokio_stream::Stream;
-use tonic::{
-    service::Routes,
-    transport::{
-        Server,
-        server::{Connected, UdsConnectInfo},
-    },
-};
+use tonic::{service::Routes, transport::Server};
 
 use crate::isolate::Isolate;
 
@@ -35,7 +27,14 @@ pub(crate) async fn serve(
     incoming: Incoming,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    Server::builder().serve_with_incoming_shutdown(Isolate::new(routes.prepare()), incoming, stop).await
+    Server::builder()
+        // HTTP/2 ends a connection on which many calls were opened and cancelled before they could be looked at, 20 by
+        // default. Here that is a busy moment and not an attack: the peer is trusted, and has this one connection for
+        // all it ever wants.
+        .http2_max_pending_accept_reset_streams(Some(usize::MAX))
+        .http2_max_local_error_reset_streams(None)
+        .serve_with_incoming_shutdown(Isolate::new(routes.prepare()), incoming, stop)
+        .await
 }
 
 /// The connections of a listener, as tonic takes them.
@@ -43,22 +42,16 @@ pub(crate) async fn serve(
 pub(crate) struct Incoming {
     listener: UnixListener,
     pause: Option<Pin<Box<Sleep>>>,
-    open: watch::Sender<usize>,
 }
 
 impl Incoming {
     pub(crate) fn new(listener: UnixListener) -> Self {
-        Self { listener, pause: None, open: watch::Sender::new(0) }
-    }
-
-    /// How many connections are open, as it changes.
-    pub(crate) fn open(&self) -> watch::Receiver<usize> {
-        self.open.subscribe()
+        Self { listener, pause: None }
     }
 }
 
 impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+    type Item = io::Result<UnixStream>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -67,69 +60,12 @@ impl Stream for Incoming {
                 self.pause = None;
             }
             match std::task::ready!(self.listener.poll_accept(cx)) {
-                Ok((stream, _)) => {
-                    self.open.send_modify(|open| *open += 1);
-                    let open = self.open.clone();
-                    return Poll::Ready(Some(Ok(Connection { stream, open })));
-                }
+                Ok((stream, _)) => return Poll::Ready(Some(Ok(stream))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
                 }
             }
         }
-    }
-}
-
-/// One accepted connection; counts itself out when dropped.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: UnixStream,
-    open: watch::Sender<usize>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.open.send_modify(|open| *open -= 1);
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = UdsConnectInfo;
-
-    fn connect_info(&self) -> UdsConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -11,7 +11,7 @@
 //! | stdout | leads nowhere from here on, for the handshake line alone goes to the host |
 //! | socket | a Unix socket for the owner alone, or for `PLUGIN_UNIX_SOCKET_GROUP`, in `PLUGIN_UNIX_SOCKET_DIR` or the temporary folder |
 //! | serve | the application's services with `grpc.health.v1.Health`, `plugin.GRPCController`, `plugin.GRPCBroker` and `plugin.GRPCStdio`, on one thread; a panic in a handler ends its call only |
-//! | end | when the host asks (calls in flight get one second), dies, or leaves for good; the socket is removed, exit status 0 |
+//! | end | when the host asks (calls in flight get one second), or dies; a lost connection alone is none; the socket is removed, exit status 0 |
 //!
 //! All text for people goes to standard error, also that of `--help`: nothing but the handshake line is ever written
 //! to standard output.
@@ -53,8 +53,6 @@ use services::Session;
 
 /// What calls in flight get when the host asks the plugin to end. Hosts kill after 2 s.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long a host that closed its only connection may take to come back.
-const RETURN: Duration = Duration::from_secs(5);
 
 /// Why the plugin cannot start. The text goes to the host's log.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +76,6 @@ enum StartError {
 enum End {
     Asked,
     HostDied,
-    HostLeft,
     ServerFailed,
 }
 
@@ -146,7 +143,7 @@ where
     let sockets = Arc::new(Sockets::new(environment.socket_dir.clone(), environment.socket_group.clone()));
     let unlink = Unlink(Arc::clone(&sockets));
     // Before there is a socket that could stay behind.
-    let died = watch_host(parent, Arc::clone(&sockets));
+    let died = host_died(parent, Arc::clone(&sockets));
     let (listener, path) = sockets.bind().map_err(StartError::Socket)?;
     let broker = Broker::new(Arc::clone(&sockets));
     let session = Session::new(broker.clone());
@@ -177,10 +174,10 @@ fn line(handshake: &Handshake, environment: &Environment, path: &Path) -> Handsh
     }
 }
 
-/// Becomes true when the host dies. Should the runtime then be stuck, the process is ended for it.
-fn watch_host(parent: nix::unistd::Pid, sockets: Arc<Sockets>) -> watch::Receiver<bool> {
+/// Resolves when the host dies. Should the runtime then be stuck, the process is ended for it.
+fn host_died(parent: nix::unistd::Pid, sockets: Arc<Sockets>) -> impl Future<Output = ()> {
     let died = watch::Sender::new(false);
-    let receiver = died.subscribe();
+    let mut receiver = died.subscribe();
     let watching = host_watch::start(
         parent,
         move || {
@@ -189,31 +186,30 @@ fn watch_host(parent: nix::unistd::Pid, sockets: Arc<Sockets>) -> watch::Receive
         move || sockets.unlink(),
     );
     if let Err(error) = watching {
-        tracing::warn!(%error, "cannot watch the host process; its end is noticed by the lost connection only");
+        tracing::warn!(%error, "cannot watch the host process with a thread; a plugin that is stuck may outlive it");
     }
-    receiver
+    async move {
+        // The sender is gone if there is no watching thread.
+        if receiver.wait_for(|died| *died).await.is_err() {
+            host_watch::poll_parent(parent).await;
+        }
+    }
 }
 
+/// Serves until the host asks for the end or has died. A host that has lost its connection, or closed it, may come
+/// back: as long as its process lives the plugin is its own to end.
 async fn serve_until_end(
     routes: Routes,
     incoming: Incoming,
     session: &Session,
-    mut died: watch::Receiver<bool>,
+    host_died: impl Future<Output = ()>,
     sockets: &Sockets,
 ) -> End {
-    let open = incoming.open();
     let mut serving = pin!(serve(routes, incoming, session.ended()));
-    let host_died = async {
-        // The sender is gone if there is no watching thread.
-        if died.wait_for(|died| *died).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     let end = tokio::select! {
         biased;
         () = session.ended() => End::Asked,
         () = host_died => End::HostDied,
-        () = host_left(open, session) => End::HostLeft,
         served = &mut serving => {
             if let Err(error) = served {
                 tracing::error!(error = &error as &dyn std::error::Error, "the server failed");
@@ -229,16 +225,40 @@ async fn serve_until_end(
     end
 }
 
-/// Resolves when the host has left: it had opened its broker stream, which hosts keep for their life, and for
-/// [`RETURN`] there is no connection at all.
-async fn host_left(mut open: watch::Receiver<usize>, session: &Session) {
-    loop {
-        session.streamed().await;
-        if open.wait_for(|open| *open == 0).await.is_err() {
-            return;
-        }
-        if timeout(RETURN, open.wait_for(|open| *open > 0)).await.is_err() {
-            return;
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+    use crate::{
+        broker,
+        proto::{ConnInfo, grpc_broker_client::GrpcBrokerClient},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_lives_is_waited_for_however_long_it_is_without_a_connection() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sockets = Arc::new(Sockets::new(Some(dir.path().into()), None));
+        let (listener, path) = sockets.bind().expect("a socket");
+        let session = Session::new(Broker::new(Arc::clone(&sockets)));
+        let routes = session.add_to(Routes::default());
+        let gone = async {
+            for _ in 0..2 {
+                let channel = broker::connect("unix", &path.to_string_lossy()).await.expect("a connection");
+                // As hosts do for as long as they are there.
+                let (announcements, stream) = tokio::sync::mpsc::channel::<ConnInfo>(1);
+                let mut client = GrpcBrokerClient::new(channel);
+                let stream = client.start_stream(ReceiverStream::new(stream)).await.expect("the broker stream");
+                drop((announcements, stream, client));
+                tokio::time::sleep(Duration::from_secs(3600)).await;
+            }
+            UnixStream::connect(&path).await.expect("the plugin listens");
+        };
+        let served = serve_until_end(routes, Incoming::new(listener), &session, std::future::pending(), &sockets);
+        tokio::select! {
+            end = served => panic!("{end:?}"),
+            () = gone => {}
         }
     }
 }

@@ -8,7 +8,9 @@ mod common;
 use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
+    pin::Pin,
     process::{Command, Stdio},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -28,7 +30,8 @@ use nix::{
     },
     unistd::Pid,
 };
-use tokio::time::timeout;
+use prost::bytes::Bytes;
+use tokio::{net::UnixStream, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -203,22 +206,68 @@ async fn health_is_as_in_go() {
     assert_eq!(answer.status, 3, "SERVICE_UNKNOWN");
 }
 
+/// An HTTP/2 connection whose frames go out when the test says so.
+async fn by_hand(plugin: &Bare) -> (h2::client::SendRequest<Bytes>, h2::client::Connection<UnixStream, Bytes>) {
+    let stream = UnixStream::connect(plugin.socket()).await.unwrap();
+    h2::client::Builder::new().initial_max_send_streams(CANCELLED).handshake(stream).await.unwrap()
+}
+
+fn open(
+    requests: &mut h2::client::SendRequest<Bytes>,
+    path: &str,
+) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let request = http::Request::post(format!("http://unused{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    requests.send_request(request, false).unwrap()
+}
+
+/// Writes what there is to write.
+async fn flush(connection: &mut h2::client::Connection<UnixStream, Bytes>) {
+    std::future::poll_fn(|cx| {
+        assert!(Pin::new(&mut *connection).poll(cx).is_pending(), "the plugin ended the connection");
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Calls opened and cancelled while the plugin is busy.
+const CANCELLED: usize = 1000;
+
 #[tokio::test]
-async fn a_host_that_leaves_for_good_ends_the_plugin() {
+async fn calls_cancelled_while_the_plugin_is_busy_cost_no_connection() {
     let dir = tempfile::tempdir().unwrap();
-    let mut plugin = Bare::start(command("kv_plugin", dir.path()));
+    let mark = dir.path().join("mark");
+    let plugin = Bare::start(command("faulty_plugin", dir.path()));
+    let (mut requests, mut connection) = by_hand(&plugin).await;
+    let (_broker, _announcements) = open(&mut requests, "/plugin.GRPCBroker/StartStream");
+    flush(&mut connection).await;
 
-    // Without a broker stream a connection may come and go.
-    let channel = plugin.connect().await;
-    get(&channel, "x").await.unwrap_err();
-    drop(channel);
+    let other = plugin.connect().await;
+    let key = format!("hold {}", mark.display());
+    let held = tokio::spawn(async move { get(&other, &key).await });
+    until("the plugin is busy", || mark.exists()).await;
+    let mut calls: Vec<_> = (0..CANCELLED).map(|_| open(&mut requests, "/kv.Kv/Get")).collect();
+    flush(&mut connection).await;
+    for (_, call) in &mut calls {
+        call.send_reset(h2::Reason::CANCEL);
+    }
+    flush(&mut connection).await;
+    std::fs::remove_file(&mark).unwrap();
+    held.await.unwrap().unwrap();
 
-    let channel = plugin.connect().await;
-    let (sender, announcements) = tokio::sync::mpsc::channel::<ConnInfo>(1);
-    let stream = GrpcBrokerClient::new(channel.clone()).start_stream(ReceiverStream::new(announcements)).await.unwrap();
-    drop((stream, sender, channel));
-    assert!(plugin.wait().await.success());
-    assert!(files(dir.path()).is_empty());
+    let (answer, mut call) = open(&mut requests, "/kv.Kv/Get");
+    // An empty message.
+    call.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let answer = async {
+        tokio::select! {
+            ended = &mut connection => panic!("the plugin ended the connection: {ended:?}"),
+            answer = answer => answer.unwrap(),
+        }
+    };
+    assert_eq!(timeout(PATIENCE, answer).await.expect("an answer in time").status(), 200);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use nix::{
 };
 
 /// How often the parent is looked at where the kernel cannot tell (before Linux 5.3, or under a strict filter of
-/// system calls).
+/// system calls), and where there is no thread to be told.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// What the plugin gets to end by itself after its host died.
 const LAST_RESORT: Duration = Duration::from_secs(2);
@@ -61,6 +61,13 @@ fn wait(parent: Pid, pidfd: Option<OwnedFd>) {
             Err(Errno::EINTR) => {}
             Err(_) => thread::sleep(INTERVAL),
         }
+    }
+}
+
+/// Resolves when `parent` is no longer this process's parent: for where [`start`] could start no thread.
+pub(crate) async fn poll_parent(parent: Pid) {
+    while getppid() == parent {
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

@@ -35,12 +35,11 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct Session {
     broker: Broker,
     ended: watch::Sender<bool>,
-    streamed: watch::Sender<bool>,
 }
 
 impl Session {
     pub(crate) fn new(broker: Broker) -> Self {
-        Self { broker, ended: watch::Sender::new(false), streamed: watch::Sender::new(false) }
+        Self { broker, ended: watch::Sender::new(false) }
     }
 
     /// The application's services and those of this file.
@@ -59,20 +58,11 @@ impl Session {
 
     /// Resolves when the host asked for the end, or it began for another reason.
     pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        wait(&self.ended)
-    }
-
-    /// Resolves when the host has opened its broker stream for the first time.
-    pub(crate) fn streamed(&self) -> impl Future<Output = ()> + Send + use<> {
-        wait(&self.streamed)
-    }
-}
-
-fn wait(flag: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
-    let mut flag = flag.subscribe();
-    async move {
-        // An error means that the session is gone, which is the end too.
-        let _ = flag.wait_for(|set| *set).await;
+        let mut ended = self.ended.subscribe();
+        async move {
+            // An error means that the session is gone, which is the end too.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
     }
 }
 
@@ -89,7 +79,6 @@ impl GrpcBroker for Session {
         let broker = self.broker.clone();
         let ended = self.ended();
         broker.attach(outgoing.clone());
-        self.streamed.send_replace(true);
         tokio::spawn(async move {
             let relay = async {
                 // Ends with the host's half of the stream, also if that is reset.
