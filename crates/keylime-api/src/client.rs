@@ -52,6 +52,17 @@ pub enum ClientError {
         /// The limit that was reached.
         limit: Duration,
     },
+    /// The call did not get its turn in time: too many calls of this side were under way, or the other members of
+    /// a pool took all the time. Nothing is known about the service.
+    #[error("{call} did not get its turn at {peer} within {} s", limit.as_secs_f64())]
+    Busy {
+        /// The service.
+        peer: String,
+        /// The call.
+        call: String,
+        /// The limit that was reached.
+        limit: Duration,
+    },
     /// TLS failed, on either side's account.
     #[error("no TLS connection to {peer}: {explanation}")]
     Tls {
@@ -181,26 +192,40 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Worth trying again later without a change on either side: no connection, time-outs, and the
-    /// statuses 408, 429 and 5xx. TLS failures are not: files or clocks have to be put right.
+    /// Worth trying again later without a change on either side: no connection, time-outs, no turn in
+    /// time, and the statuses 408, 429 and 5xx. TLS failures are not: files or clocks have to be put right.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Timeout { .. } | Self::Interrupted { .. } => {
-                true
-            }
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Timeout { .. }
+            | Self::Busy { .. }
+            | Self::Interrupted { .. } => true,
             Self::Status { code, .. } => matches!(code, 408 | 429 | 500..=599),
             _ => false,
         }
     }
 
-    /// No connection or no answer in time.
+    /// No connection, no answer or no turn in time.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::ConnectTimeout { .. } | Self::Timeout { .. })
+        matches!(self, Self::ConnectTimeout { .. } | Self::Timeout { .. } | Self::Busy { .. })
+    }
+
+    /// The answer is the record of another agent than the one asked for. Trying again does not help:
+    /// an administrator has to delete one of the two records.
+    pub fn is_other_agent(&self) -> bool {
+        matches!(self, Self::Body { source: BodyError::OtherAgent, .. })
     }
 
     /// The service, as Keylime, says that it does not know what was asked for.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// The registrar knows the agent, and waits for it to prove that its keys sit in one TPM: so it is for a moment
+    /// whenever an agent registers again, or anybody does so in its name.
+    pub(crate) fn is_not_activated(&self) -> bool {
+        matches!(self, Self::NotFound { text, .. } if text.ends_with("has not been activated"))
     }
 
     /// The same without what a query may hold that is nobody's business: a service that refuses a call

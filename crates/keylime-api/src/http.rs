@@ -12,6 +12,7 @@ use reqwest::{Client, Method, Response, StatusCode, redirect};
 use serde_json::Value;
 use tls::rustls::ClientConfig;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
@@ -26,11 +27,13 @@ const ERROR_TEXT_LIMIT: Duration = Duration::from_secs(2);
 /// Idle connections are kept this long. SPIRE agents re-attest about every half hour.
 const POOL_IDLE: Duration = Duration::from_secs(40 * 60);
 
-/// Idle connections kept.
-const MAX_IDLE: usize = 8;
-
-/// Requests on their way to the peer at once, thus connections too; the others wait.
+/// Calls to the peer at once, thus connections too; the others wait.
 const MAX_IN_FLIGHT: usize = 32;
+
+/// Idle connections kept: all of a burst, for if some were closed when their call ends, the next call of the same burst
+/// would pay for a TLS handshake, as would the peer. The one used last is taken first, so those that no
+/// later burst needs stay idle and are closed after [`POOL_IDLE`] to twice that.
+const MAX_IDLE: usize = MAX_IN_FLIGHT;
 
 /// How a peer is reached.
 pub(crate) enum Transport<'a> {
@@ -46,7 +49,7 @@ pub(crate) struct Http {
     base: String,
     peer: String,
     settings: HttpSettings,
-    /// One permit per request in flight.
+    /// One permit per call.
     slots: Semaphore,
 }
 
@@ -112,18 +115,46 @@ impl Http {
         &self.peer
     }
 
-    /// Runs one call of a client, which `name` names, within the one limit for all that it does:
-    /// waiting for others, negotiating, asking once more. Nothing below this has a limit of its own
-    /// but connecting.
+    /// The longest time for a whole call.
+    pub(crate) fn limit(&self) -> Duration {
+        self.settings.total_timeout
+    }
+
+    /// Runs one call of a client, which `name` names, when it is its turn, and within the one limit for
+    /// all that it does: waiting for its turn, negotiating, asking once more. Nothing below this has a
+    /// limit of its own but connecting.
     pub(crate) async fn within<T>(
         &self,
         name: impl FnOnce() -> String,
         call: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        let limit = self.settings.total_timeout;
-        tokio::time::timeout(limit, call)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::Timeout { peer: self.peer.clone(), call: name(), limit }))
+        self.before(Instant::now() + self.limit(), name, call).await
+    }
+
+    /// The same where the limit ends at `end`, or as ever if that is sooner. An end after the peer had
+    /// less than half of the usual time says nothing about the peer.
+    pub(crate) async fn before<T>(
+        &self,
+        end: Instant,
+        name: impl FnOnce() -> String,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let limit = self.limit();
+        let end = end.min(Instant::now() + limit);
+        let slot = timeout_at(end, self.slots.acquire()).await;
+        let begun = Instant::now();
+        if slot.is_ok()
+            && begun < end
+            && let Ok(result) = timeout_at(end, call).await
+        {
+            return result;
+        }
+        let (peer, call) = (self.peer.clone(), name());
+        if end.saturating_duration_since(begun) < limit / 2 {
+            Err(ClientError::Busy { peer, call, limit })
+        } else {
+            Err(ClientError::Timeout { peer, call, limit })
+        }
     }
 
     /// GET. Tried once more at once if the connection breaks: a connection kept for long may have
@@ -154,7 +185,6 @@ impl Http {
             request = request.header(CONTENT_TYPE, "application/json").body(json);
         }
         let limit = target.max_body.unwrap_or(self.settings.max_body);
-        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let response = request.send().await.map_err(|e| self.failed(&call, e))?;
         let status = response.status();
         if status.is_redirection() {

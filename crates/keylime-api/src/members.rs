@@ -42,6 +42,10 @@ pub enum BodyError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The record of another agent than the one asked for. Keylime on a database that compares texts
+    /// without case (MySQL, MariaDB) gives the record of `host-a` to who asks for `HOST-A`.
+    #[error("it is the record of another agent: its \"agent_id\" is not exactly the id asked for")]
+    OtherAgent,
 }
 
 /// The members of `results`.

@@ -2,8 +2,10 @@
 //! Client of the Keylime registrar's administrative side
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tls::rustls::ClientConfig;
+use tokio::time::Instant;
 
 use crate::client::{ClientError, HttpSettings};
 use crate::host_port::HostPort;
@@ -66,15 +68,29 @@ impl RegistrarClient {
     /// # Errors
     /// [`ClientError::NotFound`] if the agent is unknown or not activated. An agent that registers
     /// again is not activated for a moment, so a caller should not take the first 404 for final.
+    /// [`ClientError::is_other_agent`] if the record is not of exactly this id.
     pub async fn agent(&self, id: &AgentId) -> Result<RegistrarAgent, ClientError> {
+        self.agent_before(Instant::now() + self.limit(), id).await
+    }
+
+    /// The same where the limit ends at `end`, or as ever if that is sooner.
+    pub(crate) async fn agent_before(&self, end: Instant, id: &AgentId) -> Result<RegistrarAgent, ClientError> {
         let call = || format!("GET /agents/{id}");
         let path = |version: ApiVersion| Target::from(format!("/v{version}/agents/{id}"));
-        let answer = self.http.within(call, self.versions.get(&self.http, path)).await?;
-        self.http.decode(call, &answer, read)
+        let answer = self.http.before(end, call, self.versions.get(&self.http, path)).await?;
+        self.http.decode(call, &answer, |members| read(members, id))
+    }
+
+    /// The longest time for a whole call.
+    pub(crate) fn limit(&self) -> Duration {
+        self.http.limit()
     }
 }
 
-fn read(m: &Members) -> Result<RegistrarAgent, BodyError> {
+fn read(m: &Members, id: &AgentId) -> Result<RegistrarAgent, BodyError> {
+    if m.text("agent_id")?.is_some_and(|found| found != id.as_str()) {
+        return Err(BodyError::OtherAgent);
+    }
     Ok(RegistrarAgent {
         aik_tpm: m.bytes("aik_tpm")?.ok_or(BodyError::Missing { member: "aik_tpm" })?,
         ek_tpm: m.bytes("ek_tpm")?,

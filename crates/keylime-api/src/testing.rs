@@ -79,6 +79,7 @@ pub(crate) struct Server {
 /// How busy a server is.
 #[derive(Debug, Default)]
 struct Load {
+    accepted: AtomicUsize,
     open: AtomicUsize,
     busy: AtomicUsize,
     most_busy: AtomicUsize,
@@ -100,6 +101,7 @@ impl Server {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let (seen, answer, tls, load) = (seen.clone(), answer.clone(), tls.clone(), load.clone());
                 tokio::spawn(async move {
+                    load.accepted.fetch_add(1, Ordering::Relaxed);
                     load.open.fetch_add(1, Ordering::Relaxed);
                     match tls {
                         None => {
@@ -143,6 +145,11 @@ impl Server {
         self.load.open.load(Ordering::Relaxed)
     }
 
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.load.accepted.load(Ordering::Relaxed)
+    }
+
     /// The most requests that were being answered at once.
     pub(crate) fn most_busy(&self) -> usize {
         self.load.most_busy.load(Ordering::Relaxed)
@@ -157,6 +164,13 @@ pub(crate) async fn until(so: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(PATIENT.total_timeout, poll).await.expect("it never became so");
+}
+
+/// Moves the clock on without waiting.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// A port on which nobody listens.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tls::rustls::ClientConfig;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
-use tpm_wire::pcr::PcrMask;
+use tpm_wire::pcr::{NODE_KEY_PCR, PcrMask};
 use tpm_wire::quote::QuoteString;
 
 use crate::client::{ClientError, HttpSettings};
@@ -25,6 +25,9 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A longer `tpm_policy` is not read. Keylime's has some values for each of 24 PCRs.
 const MAX_TPM_POLICY_LEN: usize = 64 << 10;
+
+/// The PCR that IMA extends.
+const IMA_PCR: u8 = 10;
 
 /// `GET /verify/identity` came with this version.
 const VERIFY_IDENTITY_SINCE: ApiVersion = ApiVersion::new(2, 2);
@@ -50,7 +53,9 @@ pub struct VerifierAgent {
     /// Whether a measured-boot policy is set, against which the verifier checks the boot log. Set does not
     /// mean strict: an empty policy counts too.
     pub has_measured_boot_policy: bool,
-    /// The PCRs for which the verifier has expected values; empty if its policy cannot be read.
+    /// The PCRs that the verifier compares with expected values; empty if its policy cannot be read. Without
+    /// PCR 10 and 16: Keylime replays the IMA list to the one and the node key to the other, and
+    /// compares neither with the policy, whatever that says.
     pub expected_pcrs: PcrMask,
     /// `Date` header of the answer: the verifier's clock when it was made, in whole seconds.
     pub answer_date: SystemTime,
@@ -196,15 +201,17 @@ fn read(m: &Members, answer_date: SystemTime) -> Result<VerifierAgent, BodyError
     })
 }
 
-/// The PCRs of a `tpm_policy` with at least one expected value. It is JSON text: an object of lists by PCR
-/// number, and `mask`.
+/// The PCRs of a `tpm_policy` with at least one expected value that is looked at. It is JSON text: an object
+/// of lists by PCR number, and `mask`. Source: Keylime 7.14 `tpm/tpm_main.py`, `check_pcrs`, which takes the PCRs of
+/// IMA and of the node key for checked before it comes to the policy.
 fn expected_pcrs(policy: &str) -> PcrMask {
     if policy.len() > MAX_TPM_POLICY_LEN {
         return PcrMask::EMPTY;
     }
     let members: Map<String, Value> = serde_json::from_str(policy).unwrap_or_default();
     let expected = members.iter().filter(|(_, values)| values.as_array().is_some_and(|values| !values.is_empty()));
-    expected.filter_map(|(pcr, _)| pcr.parse().ok()).fold(PcrMask::EMPTY, PcrMask::with)
+    let pcrs = expected.filter_map(|(pcr, _)| pcr.parse().ok());
+    pcrs.filter(|pcr| !matches!(*pcr, IMA_PCR | NODE_KEY_PCR)).fold(PcrMask::EMPTY, PcrMask::with)
 }
 
 /// Text such as `10s` or `2.5s`. Zero and anything else is left to the caller's default, which is

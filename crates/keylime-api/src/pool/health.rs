@@ -59,10 +59,18 @@ impl Drop for Trial {
 }
 
 /// The failure says that the service cannot be reached or does not work, rather than something about
-/// what was asked for. (An answer with an odd body may be odd for one agent only, and must not take
-/// the member away from all others.)
+/// what was asked for or about this side. (A status such as 500 or an odd body may be so for one agent only, and
+/// must not take the member away from all others: what it says of a failed host has to be heard.)
 pub(super) fn is_down(error: &ClientError) -> bool {
-    error.is_transient() || matches!(error, ClientError::Tls { .. })
+    match error {
+        ClientError::Connect { .. }
+        | ClientError::ConnectTimeout { .. }
+        | ClientError::Timeout { .. }
+        | ClientError::Tls { .. }
+        | ClientError::Interrupted { .. } => true,
+        ClientError::Status { code, .. } => *code == 503,
+        _ => false,
+    }
 }
 
 impl Health {
@@ -87,6 +95,9 @@ impl Health {
 
     /// Takes in how a call ended that began at `begun`.
     pub(super) fn record(&self, peer: &str, begun: Instant, error: Option<&ClientError>) {
+        if matches!(error, Some(ClientError::Busy { .. })) {
+            return;
+        }
         let mut state = lock(&self.0);
         let Some(error) = error.filter(|error| is_down(error)) else {
             if matches!(*state, State::Up) {
@@ -143,6 +154,11 @@ mod tests {
         ClientError::Timeout { peer: "X".to_owned(), call: "GET /".to_owned(), limit }
     }
 
+    fn busy() -> ClientError {
+        let limit = Duration::from_secs(10);
+        ClientError::Busy { peer: "X".to_owned(), call: "GET /".to_owned(), limit }
+    }
+
     fn due(health: &Health) -> Option<Trial> {
         match health.turn(Instant::now()) {
             Turn::Due(trial) => Some(trial),
@@ -193,6 +209,16 @@ mod tests {
         assert!(due(&health).is_some());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_turn_says_nothing_of_the_service() {
+        let health = Health::new();
+        health.record("X", Instant::now(), Some(&busy()));
+        assert!(health.is_up());
+        health.record("X", Instant::now(), Some(&timeout()));
+        health.record("X", Instant::now(), Some(&busy()));
+        assert!(!health.is_up());
+    }
+
     #[test]
     fn only_failures_of_the_service_itself_take_it_out() {
         let (peer, call, text) = (|| "X".to_owned(), || "GET /".to_owned(), || "no".to_owned());
@@ -200,9 +226,13 @@ mod tests {
         for (error, down) in [
             (timeout(), true),
             (ClientError::ConnectTimeout { peer: peer(), limit: Duration::from_secs(3) }, true),
-            (status(500), true),
+            (busy(), false),
             (status(503), true),
-            (status(429), true),
+            (status(500), false),
+            (status(502), false),
+            (status(504), false),
+            (status(408), false),
+            (status(429), false),
             (status(400), false),
             (status(404), false),
             (ClientError::NotFound { peer: peer(), call: call(), text: text() }, false),

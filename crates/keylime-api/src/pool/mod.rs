@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Several verifiers or registrars asked as one, so that one of them may be away
 //!
-//! A member that cannot be reached, answers too late, fails in TLS or answers with 5xx, 408 or 429 is
+//! A member that cannot be reached, breaks off, answers too late, fails in TLS or answers with 503 is
 //! left out for a while, 1 s at first and at most 30 s, as long as another one is up. Then one caller
-//! tries it. A pool of one member is that client and nothing else: it is asked every time, and what
+//! tries it. A call that did not get its turn, and any other answer, take nobody out. A pool of one member is that client and nothing else: it is asked every time, and what
 //! it says is what the pool says.
 
 mod health;

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Several registrars asked as one
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{Client, Failures, Members, Pick, PoolSizeError, WarmUp};
 use crate::client::ClientError;
 use crate::id::AgentId;
@@ -18,9 +22,22 @@ impl Client for RegistrarClient {
 }
 
 /// 1 to 8 registrars; share it, it keeps their connections and which of them are down.
+///
+/// Anybody may register at a registrar, and only within one registrar's database an id keeps its TPM.
+/// So where registrars do not share a database, the record of an earlier one in the list wins, and a later one
+/// decides on an id only if
+/// - all before it said that they do not know the id. A failure is no such answer, else it would be enough to
+///   register somebody's id at the later one with another TPM, and wait until the earlier one is away. Nor is a
+///   record that is not activated, which anybody can bring about by registering the same keys again;
+/// - or the id is an EK hash ([`AgentId::is_ek_hash`]), which no other TPM's record fits. The caller has to
+///   compare the EK of the record with it.
 #[derive(Debug)]
 pub struct RegistrarPool {
     members: Members<RegistrarClient>,
+    /// The longest time for all members together: twice that for one. So one that hangs leaves a whole call for one
+    /// that answers. Two that hang use the time up: the node hears of it and tries again rather than
+    /// waits for up to eight times the limit, and then they rest while another one is up.
+    limit: Duration,
 }
 
 impl RegistrarPool {
@@ -29,7 +46,8 @@ impl RegistrarPool {
     /// # Errors
     /// None, or more than eight.
     pub fn new(clients: Vec<RegistrarClient>) -> Result<Self, PoolSizeError> {
-        Members::new(clients).map(|members| Self { members })
+        let limit = clients.iter().map(RegistrarClient::limit).max().unwrap_or_default() * 2;
+        Members::new(clients).map(|members| Self { members, limit })
     }
 
     /// The members for messages, in order: service and address of each.
@@ -43,17 +61,20 @@ impl RegistrarPool {
         self.members.warm_up().await
     }
 
-    /// The record of an agent from the first member that has one: those that are up are asked one
-    /// after the other, in order. What one does not know, or cannot say, the next one may.
+    /// The record of an agent from the first member that has one: they are asked one after the other, in
+    /// order. What one does not know, the next one may; what one cannot say, the next one may for an
+    /// id that is an EK hash, and for no other.
     ///
     /// # Errors
     /// No member gave a record: [`ClientError::NotFound`] if all said that they have none, else the
-    /// first failure in order; of a member that was left out that of its last call.
+    /// first failure in order; of a member that was left out that of its last call. For an id that is no EK hash
+    /// that failure ends the search.
     pub async fn agent(&self, id: &AgentId) -> Result<RegistrarAgent, ClientError> {
+        let end = Instant::now() + self.limit;
         let mut failures = Failures::default();
         for (member, pick) in self.members.picks() {
             let answer = match pick {
-                Pick::Ask(trial) => self.members.call(member, trial, member.client.agent(id)).await,
+                Pick::Ask(trial) => self.members.call(member, trial, member.client.agent_before(end, id)).await,
                 Pick::Skip(error) => Err(error),
             };
             match answer {
@@ -61,11 +82,17 @@ impl RegistrarPool {
                     failures.ignore();
                     return Ok(record);
                 }
-                Err(error) => failures.add(error),
+                Err(error) if is_unknown(&error) || id.is_ek_hash() => failures.add(error),
+                Err(error) => return Err(error),
             }
         }
         Err(failures.into_error().expect("a pool has members, and each gave a record or a failure"))
     }
+}
+
+/// The registrar has no record of the agent at all.
+fn is_unknown(error: &ClientError) -> bool {
+    error.is_not_found() && !error.is_not_activated()
 }
 
 #[cfg(test)]

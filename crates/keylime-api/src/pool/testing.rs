@@ -2,7 +2,6 @@
 //! For the tests of the pools: members whose conduct changes as told
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -15,8 +14,12 @@ pub(super) enum Conduct {
     Answers(String),
     /// 404.
     Unknown,
+    /// 404 for want of an activation.
+    Inactive,
     /// 503.
     Down,
+    /// This status.
+    Status(u16),
     /// 200 with results that make no record.
     Odd,
     /// No answer.
@@ -30,7 +33,9 @@ impl Conduct {
         match self {
             Self::Answers(results) => ok(results),
             Self::Unknown => error(404, "agent id not found"),
+            Self::Inactive => error(404, "Agent with ID 'host' has not been activated"),
             Self::Down => error(503, "Service Unavailable"),
+            Self::Status(code) => error(*code, "no"),
             Self::Odd => ok("{}"),
             Self::Hangs => Reply::Hang,
             Self::Waits(gate, then) => Reply::Gated(gate.clone(), Box::new(then.reply())),
@@ -83,11 +88,4 @@ pub(super) fn numbered(text: &str, sides: &[Side]) -> String {
     sides.iter().enumerate().fold(text.to_owned(), |text, (number, side)| {
         text.replace(&format!("https://{}", side.server.at), &number.to_string())
     })
-}
-
-/// Moves the clock on without waiting.
-pub(super) async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }

@@ -33,6 +33,8 @@ async fn a_record_is_read_whatever_the_members_without_use_are() {
     }
     let least = ask(|| ok(r#"{"aik_tpm": "ARg=", "ek_tpm": null}"#)).await.unwrap();
     assert_eq!(least, RegistrarAgent { aik_tpm: vec![1, 24], ek_tpm: None, ek_certificate: None });
+    let with_id = ask(|| ok(r#"{"agent_id": "host", "aik_tpm": "ARg="}"#)).await.unwrap();
+    assert_eq!(with_id, least);
     let full = ask(|| ok(r#"{"aik_tpm": "ARg=", "ekcert": "MII="}"#)).await.unwrap();
     assert_eq!(full.ek_certificate, Some(vec![0x30, 0x82]));
 }
@@ -43,6 +45,15 @@ async fn failures_are_named() {
     let body = format!("{peer} answered GET /agents/host with an unusable body: ");
     for (reply, text) in [
         ((|| ok("{}")) as fn() -> Reply, format!("{body}it has no \"aik_tpm\"")),
+        (
+            || ok(r#"{"agent_id": "HOST", "aik_tpm": "ARg="}"#),
+            format!("{body}it is the record of another agent: its \"agent_id\" is not exactly the id asked for"),
+        ),
+        (
+            || ok(r#"{"agent_id": "", "aik_tpm": "ARg="}"#),
+            format!("{body}it is the record of another agent: its \"agent_id\" is not exactly the id asked for"),
+        ),
+        (|| ok(r#"{"agent_id": 7, "aik_tpm": "ARg="}"#), format!("{body}its \"agent_id\" is another number, not text")),
         (|| ok(r#"{"aik_tpm": ""}"#), format!("{body}it has no \"aik_tpm\"")),
         (
             || ok(r#"{"aik_tpm": "ARg=", "ekcert": "-----BEGIN"}"#),

@@ -273,7 +273,7 @@ async fn policies_are_told() {
         ("has_mb_refstate", "1".to_owned(), (false, true, 0)),
         (
             "tpm_policy",
-            policy(r#"{"0": ["00"], "7": ["00", "11"], "22": [], "mask": "0x400081"}"#),
+            policy(r#"{"0": ["00"], "7": ["00", "11"], "10": ["00"], "16": ["00"], "22": [], "mask": "0x410481"}"#),
             (false, false, 0x81),
         ),
         (

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::pool::testing::Conduct::{self, Answers, Down, Odd, Unknown};
-use crate::pool::testing::{Side, asked, numbered, pass, sides};
-use crate::testing::{PATIENT, Site};
+use crate::HttpSettings;
+use crate::pool::testing::Conduct::{self, Answers, Down, Hangs, Inactive, Odd, Unknown};
+use crate::pool::testing::{Side, asked, numbered, sides};
+use crate::testing::{PATIENT, SHORT_CALL, Site, pass};
+
+const EK_HASH: &str = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
 
 struct Pool {
     pool: RegistrarPool,
@@ -15,19 +18,28 @@ struct Pool {
 
 impl Pool {
     async fn of(conducts: &[Conduct]) -> Self {
+        Self::within(conducts, PATIENT).await
+    }
+
+    async fn within(conducts: &[Conduct], settings: HttpSettings) -> Self {
         let site = Site::new();
         let sides = sides(&site, conducts).await;
-        let client = |side: &Side| RegistrarClient::new(side.server.at.clone(), site.client(), PATIENT).unwrap();
+        let client = |side: &Side| RegistrarClient::new(side.server.at.clone(), site.client(), settings).unwrap();
         let pool = RegistrarPool::new(sides.iter().map(client).collect()).unwrap();
         Self { pool, sides }
     }
 
     /// The number that stands for the AK, or the failure.
-    async fn agent(&self) -> String {
-        match self.pool.agent(&"host".parse().unwrap()).await {
+    async fn record(&self, id: &str) -> String {
+        match self.pool.agent(&id.parse().unwrap()).await {
             Ok(record) => format!("{:?}", record.aik_tpm),
             Err(error) => numbered(&error.to_string(), &self.sides).replace("the Keylime registrar at ", ""),
         }
+    }
+
+    /// That of an id that is an EK hash.
+    async fn agent(&self) -> String {
+        self.record(EK_HASH).await.replace(EK_HASH, "host")
     }
 
     fn asked(&self) -> Vec<usize> {
@@ -56,6 +68,10 @@ fn unknown(member: usize) -> String {
     format!("{member} does not know what GET /v2.6/agents/host asks for: agent id not found")
 }
 
+fn inactive(member: usize) -> String {
+    format!("{member} does not know what GET /v2.6/agents/host asks for: Agent with ID 'host' has not been activated")
+}
+
 fn odd(member: usize) -> String {
     format!("{member} answered GET /agents/host with an unusable body: it has no \"aik_tpm\"")
 }
@@ -69,6 +85,7 @@ async fn one_row_per_choice() {
         (vec![Down, second()], "[2]".to_owned(), vec![1, 1]),
         (vec![Odd, second()], "[2]".to_owned(), vec![1, 1]),
         (vec![Down, Unknown, first(), second()], "[1]".to_owned(), vec![1, 1, 1, 0]),
+        (vec![Inactive, second()], "[2]".to_owned(), vec![1, 1]),
         (vec![Unknown], unknown(0), vec![1]),
         (vec![Unknown, Unknown], unknown(0), vec![1, 1]),
         (vec![Unknown, Down], unavailable(1), vec![1, 1]),
@@ -80,6 +97,48 @@ async fn one_row_per_choice() {
         assert_eq!(pool.agent().await, outcome, "{conducts:?}");
         assert_eq!(pool.asked(), asked, "{conducts:?}");
     }
+}
+
+#[tokio::test]
+async fn an_id_that_is_no_ek_hash_is_passed_on_only_by_who_does_not_know_it() {
+    let another = || Answers(r#"{"agent_id": "HOST", "aik_tpm": "AQ=="}"#.to_owned());
+    let of_another = "0 answered GET /agents/host with an unusable body: it is the record of another agent: its \"agent_id\" is not \
+         exactly the id asked for";
+    for (conducts, outcome, asked) in [
+        (vec![first(), second()], "[1]".to_owned(), vec![1, 0]),
+        (vec![Unknown, second()], "[2]".to_owned(), vec![1, 1]),
+        (vec![Unknown, Unknown], unknown(0), vec![1, 1]),
+        (vec![Down, second()], unavailable(0), vec![1, 0]),
+        (vec![Odd, second()], odd(0), vec![1, 0]),
+        (vec![another(), second()], of_another.to_owned(), vec![1, 0]),
+        (vec![Unknown, Down, first()], unavailable(1), vec![1, 1, 0]),
+        (vec![Down, Unknown], unavailable(0), vec![1, 0]),
+        (vec![Inactive, second()], inactive(0), vec![1, 0]),
+    ] {
+        let pool = Pool::of(&conducts).await;
+        assert_eq!(pool.record("host").await, outcome, "{conducts:?}");
+        assert_eq!(pool.asked(), asked, "{conducts:?}");
+    }
+    // Nor while it rests.
+    let pool = Pool::of(&[Down, second()]).await;
+    for asked in [[1, 0], [1, 0]] {
+        assert_eq!(pool.record("host").await, unavailable(0));
+        assert_eq!(pool.asked(), asked);
+    }
+    assert_eq!(pool.agent().await, "[2]");
+    pass(Duration::from_secs(1)).await;
+    pool.sides[0].now(first());
+    assert_eq!(pool.record("host").await, "[1]");
+}
+
+#[tokio::test]
+async fn all_together_have_twice_the_time_of_one() {
+    // One that hangs leaves the time that another one needs.
+    let pool = Pool::within(&[Hangs, second()], SHORT_CALL).await;
+    assert_eq!(pool.agent().await, "[2]");
+    let pool = Pool::within(&[Hangs, Hangs, second()], SHORT_CALL).await;
+    assert_eq!(pool.agent().await, "0 did not answer GET /agents/host within 1 s");
+    assert_eq!(pool.asked(), [1, 1, 0]);
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use tokio::sync::Semaphore;
 use tpm_wire::pcr::PcrValues;
 
 use super::*;
-use crate::pool::testing::Conduct::{self, Answers, Down, Hangs, Odd, Unknown, Waits};
-use crate::pool::testing::{Side, asked, numbered, pass, sides};
-use crate::testing::{PATIENT, Site, nobody, until};
+use crate::pool::testing::Conduct::{self, Answers, Down, Hangs, Odd, Status, Unknown, Waits};
+use crate::pool::testing::{Side, asked, numbered, sides};
+use crate::testing::{PATIENT, Site, nobody, pass, until};
 
 /// The date of every answer.
 const NOW: u64 = 1_800_000_000;
@@ -277,7 +277,7 @@ async fn all_are_tried_while_none_is_up() {
 
 #[tokio::test]
 async fn answers_without_use_do_not_take_a_member_out() {
-    for conduct in [Unknown, Odd] {
+    for conduct in [Unknown, Odd, Status(500), Status(502), Status(504), Status(408), Status(429)] {
         let pool = Pool::of(&[conduct.clone(), good()]).await;
         pool.ask().await;
         pool.ask().await;
