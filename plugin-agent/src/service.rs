@@ -20,9 +20,8 @@ use crate::config::AgentConfig;
 use crate::error::{AidError, AttemptId};
 use crate::telemetry::{Attestation, Hop};
 
-/// Attestations under way at once. A SPIRE agent runs one; a second may begin before the end of the first has
-/// come through.
-const MAX_ATTESTATIONS: usize = 8;
+/// Attestations under way at once. A SPIRE agent runs one; more come only from a test of load, and wait for the TPM.
+const MAX_ATTESTATIONS: usize = 256;
 
 /// The service; clones share configuration and bounds.
 #[derive(Clone, Debug)]

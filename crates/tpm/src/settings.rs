@@ -34,7 +34,8 @@ pub struct TpmSettings {
 
 impl Default for TpmSettings {
     fn default() -> Self {
-        const QUEUE: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not zero");
+        // Half a second of quotes: a burst of attestations waits, and a verifier's quote behind it is still in time.
+        const QUEUE: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
         TpmSettings {
             tcti: None,
             hash: HashAlgorithm::Sha256,
