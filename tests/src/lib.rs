@@ -123,7 +123,14 @@ impl Host {
     /// The agent plugin's configuration for mTLS, with the agent's self-made certificate pinned.
     #[must_use]
     pub fn agent_data(&self) -> String {
-        agent_data(&self.agent, &self.servers)
+        let (tls, folder) = (self.servers.cv_ca.display(), self.agent.folder.display());
+        format!(
+            "keylime_agent_port = \"{}\"\nkeylime_agent_use_tls = true\n\
+             keylime_agent_ca_cert = \"{folder}/server-cert.crt\"\n\
+             keylime_agent_client_cert = \"{tls}/client-cert.crt\"\n\
+             keylime_agent_client_key = \"{tls}/client-private.pem\"",
+            self.agent.port
+        )
     }
 
     /// The agent plugin's configuration for the Unix socket of [`our_agent`].
@@ -147,19 +154,6 @@ impl Host {
     pub fn agent_plugin(&self) -> Result<PluginSpec> {
         Ok(PluginSpec::keylime(bin::built("keylime-attestor-agent")?, self.agent_data()))
     }
-}
-
-/// As [`Host::agent_data`], for any Keylime agent.
-#[must_use]
-pub fn agent_data(agent: &KeylimeAgent, servers: &KeylimeServers) -> String {
-    let (tls, folder) = (servers.cv_ca.display(), agent.folder.display());
-    format!(
-        "keylime_agent_port = \"{}\"\nkeylime_agent_use_tls = true\n\
-         keylime_agent_ca_cert = \"{folder}/server-cert.crt\"\n\
-         keylime_agent_client_cert = \"{tls}/client-cert.crt\"\n\
-         keylime_agent_client_key = \"{tls}/client-private.pem\"",
-        agent.port
-    )
 }
 
 /// Keylime with the TPM's CA in the tenant's store.

@@ -56,7 +56,6 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let contenders = Contenders::start()?;
     attestations::whole(&mut report, &runtime, &contenders, rounds / 10)?;
     fleet::measure(&mut report, &contenders, rounds / 10)?;
-    drop(contenders);
-    crowd::measure(&mut report)?;
+    crowd::measure(&mut report, &contenders)?;
     Ok(report)
 }
