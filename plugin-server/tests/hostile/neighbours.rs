@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A verifier and a registrar that are away, break off, or answer nonsense.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use test_support::keylime::fake::{FakeKeylime, FakeServer, Reply, Request};
 use tonic::Code;
@@ -182,6 +184,7 @@ async fn a_registrar_that_lies_gets_nobody_in() {
         ("AK not in base64", json!({"aik_tpm": "%%"})),
         ("AK null", json!({"aik_tpm": null})),
         ("EK of another type", json!({"aik_tpm": "ARg=", "ek_tpm": {}})),
+        ("id in other letters", json!({"agent_id": ID.to_uppercase(), "aik_tpm": STANDARD.encode(&ak)})),
     ] {
         let reply = Reply::ok(&results);
         let spoil = async |keylime: &FakeKeylime| keylime.registrar.conduct(for_agents(reply));

@@ -175,52 +175,58 @@ fn each_fault_of_the_signature_has_its_error() {
 
 #[test]
 fn ecdsa_scalars_are_taken_in_any_length_and_range_without_a_panic() {
-    let key = Key::p256();
-    let ak = key.ak(Sha256);
-    let attest = Attest::of(&values()).encode();
-    let good = key.sign(Sha256, &attest);
-    let (r, s) = (&good[6..38], &good[40..72]);
-    let result = |r: &[u8], s: &[u8]| {
-        let signature = [good[..4].to_vec(), sized(r), sized(s)].concat();
-        let quote = quote_string(&attest, &signature, &values().encode_blob());
-        verify_quote(&quote, &ak, NONCE, Sha256)
-    };
-    result(r, s).unwrap();
-    let order = hex::decode("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551").unwrap();
-    let padded = [&[0], r].concat();
-    for (r, s) in [
-        (s, r),
-        (&[0][..], s),
-        (r, &[0; 32][..]),
-        (&order, s),
-        (r, &order),
-        (&[0xff; 32], s),
-        (&[0xff; 66], &[0xff; 66]),
-        // More bytes than the curve has, also where they are zero.
-        (&padded, s),
-        (&r[1..], s),
-    ] {
-        assert_eq!(result(r, s).unwrap_err(), VerifyError::SignatureInvalid);
+    // One hash of the curve's own size and one of another, which different libraries verify.
+    for bank in [Sha256, Sha384] {
+        let key = Key::p256();
+        let ak = key.ak(bank);
+        let pcrs = pcr_values(bank, &PCRS);
+        let attest = Attest::of(&pcrs).encode();
+        let good = key.sign(bank, &attest);
+        let (r, s) = (&good[6..38], &good[40..72]);
+        let result = |r: &[u8], s: &[u8]| {
+            let signature = [good[..4].to_vec(), sized(r), sized(s)].concat();
+            let quote = quote_string(&attest, &signature, &pcrs.encode_blob());
+            verify_quote(&quote, &ak, NONCE, bank)
+        };
+        result(r, s).unwrap();
+        let order = hex::decode("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551").unwrap();
+        let padded = [&[0], r].concat();
+        for (r, s) in [
+            (s, r),
+            (&[0][..], s),
+            (r, &[0; 32][..]),
+            (&order, s),
+            (r, &order),
+            (&[0xff; 32], s),
+            (&[0xff; 66], &[0xff; 66]),
+            // More bytes than the curve has, also where they are zero.
+            (&padded, s),
+            (&r[1..], s),
+        ] {
+            assert_eq!(result(r, s).unwrap_err(), VerifyError::SignatureInvalid);
+        }
     }
 }
 
 #[test]
 fn ecdsa_scalars_may_lack_leading_zeros() {
     let key = Key::p256();
-    let pcrs = values().encode_blob();
-    // Some message among these few hundred has a signature whose r starts with a zero byte.
-    let (attest, signature) = (0_u32..)
-        .find_map(|counter| {
-            let mut attest = Attest::of(&values());
-            attest.signer = counter.to_be_bytes().to_vec();
-            let attest = attest.encode();
-            let signature = key.sign(Sha256, &attest);
-            (signature[6] == 0).then_some((attest, signature))
-        })
-        .unwrap();
-    let short = [signature[..4].to_vec(), sized(&signature[7..38]), signature[38..].to_vec()];
-    let quote = quote_string(&attest, &short.concat(), &pcrs);
-    verify_quote(&quote, &key.ak(Sha256), NONCE, Sha256).unwrap();
+    for bank in [Sha256, Sha384] {
+        let pcrs = pcr_values(bank, &PCRS);
+        // Some message among these few hundred has a signature whose r starts with a zero byte.
+        let (attest, signature) = (0_u32..)
+            .find_map(|counter| {
+                let mut attest = Attest::of(&pcrs);
+                attest.signer = counter.to_be_bytes().to_vec();
+                let attest = attest.encode();
+                let signature = key.sign(bank, &attest);
+                (signature[6] == 0).then_some((attest, signature))
+            })
+            .unwrap();
+        let short = [signature[..4].to_vec(), sized(&signature[7..38]), signature[38..].to_vec()];
+        let quote = quote_string(&attest, &short.concat(), &pcrs.encode_blob());
+        verify_quote(&quote, &key.ak(bank), NONCE, bank).unwrap();
+    }
 }
 
 #[test]

@@ -119,7 +119,7 @@ pub(super) fn registrar(agents: &Agents, request: &Request) -> Reply {
         return Reply::error(404, &format!("agent {id} not found"));
     };
     Reply::ok(&json!({
-        "aik_tpm": base64(&aik_tpm), "ek_tpm": ek_tpm.as_deref().map(base64), "ekcert": null, "mtls_cert": "disabled",
+        "agent_id": id, "aik_tpm": base64(&aik_tpm), "ek_tpm": ek_tpm.as_deref().map(base64), "ekcert": null, "mtls_cert": "disabled",
         "ip": "127.0.0.1", "port": 9002, "regcount": 1
     }))
 }
