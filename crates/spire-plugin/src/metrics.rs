@@ -3,15 +3,15 @@
 //!
 //! SPIRE offers a service over the broker that takes metrics; a Prometheus exporter of SPIRE shows the counter
 //! `heartbeat` of a server plugin as `spire_server_keylime_attestor_heartbeat`, of an agent plugin with `spire_agent`
-//! before it. Metrics must not cost an attestation anything: recording puts into a bounded queue, or nowhere, and
-//! returns; one task in the background sends.
+//! before it. Metrics must not cost an attestation anything: recording adds to a sum or puts into a bounded queue, and
+//! returns; one task in the background sends. While SPIRE takes none, what was counted is kept, and the rest dropped.
 
 use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -21,10 +21,10 @@ use spire_proto::metrics::{
     IncrCounterRequest, Label, MeasureSinceRequest, SetGaugeRequest, metrics_client::MetricsClient, metrics_server,
 };
 use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
+    sync::{Notify, mpsc},
+    time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 /// gRPC name of SPIRE's metrics service.
 pub const SERVICE: &str = metrics_server::SERVICE_NAME;
@@ -35,13 +35,19 @@ const PREFIX: &str = "keylime_attestor";
 /// Broker number of all of SPIRE's host services.
 const HOST_SERVICES: u32 = 1;
 
-/// Metrics that may wait to be sent. One takes SPIRE about a millisecond, an attestation makes a few.
+/// Gauges and times that may wait to be sent. One takes SPIRE about a millisecond, an attestation makes a few.
 const QUEUE: usize = 256;
+
+/// Most that is added to a counter at once. Single precision, which the wire has, is exact up to here.
+const MAX_SUM: u32 = 1 << 24;
+
+/// Counter of the gauges and times that were dropped.
+const DROPPED: &str = "metrics_dropped";
 
 /// Longest time for one metric; SPIRE takes it without waiting for anything.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Pause after a failure. Metrics of that time are dropped.
+/// Pause after a failure. Gauges and times of that pause are dropped.
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// Names and values of labels. They are written in the program, so that nothing a node says becomes a label: each
@@ -58,15 +64,15 @@ pub struct Metrics {
 
 struct Inner {
     queue: mpsc::Sender<Sample>,
+    counts: Arc<Counts>,
     /// What the sending task takes when it starts.
     idle: Mutex<Option<Sending>>,
     started: AtomicBool,
-    dropped: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("started", &self.started).field("dropped", &self.dropped).finish_non_exhaustive()
+        f.debug_struct("Inner").field("started", &self.started).finish_non_exhaustive()
     }
 }
 
@@ -82,22 +88,25 @@ impl Metrics {
 
     pub(crate) fn over(dial: impl Fn() -> Dialling + Send + 'static) -> Self {
         let (queue, samples) = mpsc::channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let counts = Arc::new(Counts::default());
         let sending = Sending {
             samples,
-            dropped: Arc::clone(&dropped),
+            counts: Arc::clone(&counts),
             dial: Box::new(dial),
             client: None,
             paused: None,
             failing: false,
         };
         let idle = Mutex::new(Some(sending));
-        Self { inner: Arc::new(Inner { queue, idle, started: AtomicBool::new(false), dropped }) }
+        Self { inner: Arc::new(Inner { queue, counts, idle, started: AtomicBool::new(false) }) }
     }
 
-    /// Adds one to the counter `key`.
+    /// Adds one to the counter `key`. It arrives however long SPIRE takes no metrics; where an answer of SPIRE was
+    /// lost, perhaps twice.
     pub fn count(&self, key: &'static str, labels: Labels<'_>) {
-        self.record(key, Value::Count, labels);
+        if self.inner.started.load(Ordering::Acquire) {
+            self.inner.counts.add(key, labels);
+        }
     }
 
     /// Sets the gauge `key`.
@@ -128,12 +137,72 @@ impl Metrics {
             return;
         }
         if self.inner.queue.try_send(Sample { key, value, labels: labels.to_vec() }).is_err() {
-            self.inner.dropped.fetch_add(1, Ordering::Relaxed);
+            self.inner.counts.add(DROPPED, &[]);
         }
     }
 }
 
-/// One metric to be sent.
+/// The label that stands for how something ended: gRPC's name of the code, as far as the plugins use it.
+pub fn result(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "Ok",
+        Code::Cancelled => "Cancelled",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Unavailable => "Unavailable",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::ResourceExhausted => "ResourceExhausted",
+        _ => "Internal",
+    }
+}
+
+/// What has been counted and is not with SPIRE yet. Keys and labels are written in the program, so the list is short.
+#[derive(Default)]
+struct Counts {
+    sums: Mutex<Vec<Sum>>,
+    added: Notify,
+}
+
+struct Sum {
+    key: &'static str,
+    labels: Vec<(&'static str, &'static str)>,
+    pending: u64,
+}
+
+impl Counts {
+    fn add(&self, key: &'static str, labels: Labels<'_>) {
+        let mut sums = self.sums();
+        match sums.iter_mut().find(|sum| sum.key == key && sum.labels == labels) {
+            Some(sum) => sum.pending += 1,
+            None => sums.push(Sum { key, labels: labels.to_vec(), pending: 1 }),
+        }
+        self.added.notify_one();
+    }
+
+    /// The first counter at or after `index` that waits, and how much of it to send.
+    fn pending(&self, index: usize) -> Option<(usize, IncrCounterRequest, u32)> {
+        let sums = self.sums();
+        let (index, sum) = sums.iter().enumerate().skip(index).find(|(_, sum)| sum.pending > 0)?;
+        let part = u32::try_from(sum.pending).unwrap_or(MAX_SUM).min(MAX_SUM);
+        #[allow(clippy::cast_precision_loss, reason = "bounded by what is exact")]
+        let val = part as f32;
+        Some((index, IncrCounterRequest { key: key(sum.key), val, labels: labels(&sum.labels) }, part))
+    }
+
+    /// `part` of the counter has arrived.
+    fn sent(&self, index: usize, part: u32) {
+        if let Some(sum) = self.sums().get_mut(index) {
+            sum.pending = sum.pending.saturating_sub(part.into());
+        }
+    }
+
+    fn sums(&self) -> MutexGuard<'_, Vec<Sum>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A gauge or time to be sent.
 #[derive(Debug)]
 struct Sample {
     key: &'static str,
@@ -143,7 +212,6 @@ struct Sample {
 
 #[derive(Debug)]
 enum Value {
-    Count,
     Gauge(f32),
     Time(Duration),
 }
@@ -165,7 +233,7 @@ enum SendError {
 /// The sending task.
 struct Sending {
     samples: mpsc::Receiver<Sample>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     dial: Box<dyn Fn() -> Dialling + Send>,
     client: Option<MetricsClient<Channel>>,
     /// Until when nothing is tried, after a failure.
@@ -176,58 +244,80 @@ struct Sending {
 impl Sending {
     /// Sends until all [`Metrics`] are gone.
     async fn run(mut self) {
-        while let Some(sample) = self.samples.recv().await {
-            if self.paused.is_some_and(|until| Instant::now() < until) {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            match self.send(&sample).await {
-                Ok(()) => {
-                    if self.failing {
-                        tracing::debug!("SPIRE takes metrics again");
-                    }
-                    (self.paused, self.failing) = (None, false);
+        let counts = Arc::clone(&self.counts);
+        loop {
+            tokio::select! {
+                () = sleep_until(self.paused.unwrap_or_else(Instant::now)), if self.paused.is_some() => {
+                    self.paused = None;
+                    let sent = self.send_counts().await;
+                    self.note(sent);
                 }
-                Err(error) => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                    // Once for each time that it breaks. Attestations go on without.
-                    if !self.failing {
-                        tracing::warn!(%error, "Metrics do not reach SPIRE; they are tried again now and then");
+                () = counts.added.notified(), if self.paused.is_none() => {
+                    let sent = self.send_counts().await;
+                    self.note(sent);
+                }
+                sample = self.samples.recv() => {
+                    let Some(sample) = sample else { return };
+                    if self.paused.is_some() {
+                        counts.add(DROPPED, &[]);
+                        continue;
                     }
-                    (self.paused, self.failing) = (Some(Instant::now() + PAUSE), true);
+                    let sent = self.send(&sample).await;
+                    if sent.is_err() {
+                        counts.add(DROPPED, &[]);
+                    }
+                    self.note(sent);
                 }
             }
         }
     }
 
-    async fn send(&mut self, sample: &Sample) -> Result<(), SendError> {
-        let mut client = match &self.client {
-            Some(client) => client.clone(),
-            None => self.client.insert(MetricsClient::new((self.dial)().await?)).clone(),
+    fn note(&mut self, sent: Result<(), SendError>) {
+        let Err(error) = sent else {
+            if self.failing {
+                tracing::debug!("SPIRE takes metrics again");
+            }
+            self.failing = false;
+            return;
         };
+        // Once for each time that it breaks. Attestations go on without.
+        if !self.failing {
+            tracing::warn!(%error, "Metrics do not reach SPIRE; they are tried again now and then");
+        }
+        (self.paused, self.failing) = (Some(Instant::now() + PAUSE), true);
+    }
+
+    async fn client(&mut self) -> Result<MetricsClient<Channel>, SendError> {
+        match &self.client {
+            Some(client) => Ok(client.clone()),
+            None => Ok(self.client.insert(MetricsClient::new((self.dial)().await?)).clone()),
+        }
+    }
+
+    /// Sends each sum once. What is added meanwhile wakes the task again.
+    async fn send_counts(&mut self) -> Result<(), SendError> {
+        let mut next = 0;
+        while let Some((index, request, part)) = self.counts.pending(next) {
+            let mut client = self.client().await?;
+            within(client.incr_counter(request)).await?;
+            self.counts.sent(index, part);
+            // Once more if the sum was too much for one call.
+            next = if part == MAX_SUM { index } else { index + 1 };
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, sample: &Sample) -> Result<(), SendError> {
+        let mut client = self.client().await?;
         let key = key(sample.key);
         let labels = labels(&sample.labels);
         match sample.value {
-            Value::Count => {
-                within(client.incr_counter(IncrCounterRequest { key, val: 1.0, labels })).await?;
-            }
-            Value::Gauge(val) => within(client.set_gauge(SetGaugeRequest { key, val, labels })).await?,
+            Value::Gauge(val) => within(client.set_gauge(SetGaugeRequest { key, val, labels })).await,
             // Not AddSample, which Prometheus shows in the same way: other exporters tell times from plain numbers.
             Value::Time(elapsed) => {
-                within(client.measure_since(MeasureSinceRequest { key, time: start(elapsed), labels })).await?;
+                within(client.measure_since(MeasureSinceRequest { key, time: start(elapsed), labels })).await
             }
         }
-        let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            // Beyond 2^24 the sum is not exact, and need not be.
-            #[allow(clippy::cast_precision_loss, reason = "the wire has single precision")]
-            let request = IncrCounterRequest { key: self::key("metrics_dropped"), val: dropped as f32, labels: vec![] };
-            if let Err(error) = within(client.incr_counter(request)).await {
-                self.dropped.fetch_add(dropped, Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
     }
 }
 

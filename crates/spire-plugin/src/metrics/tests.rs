@@ -35,12 +35,14 @@ impl Spire {
         Ok(Response::new(()))
     }
 
-    /// Waits for `count` metrics.
+    /// Waits for `count` metrics; sorted.
     async fn wait(&self, count: usize) -> Vec<String> {
         while self.seen.lock().unwrap().len() < count {
             self.came.notified().await;
         }
-        std::mem::take(&mut *self.seen.lock().unwrap())
+        let mut seen = std::mem::take(&mut *self.seen.lock().unwrap());
+        seen.sort();
+        seen
     }
 }
 
@@ -75,7 +77,7 @@ fn metrics(spire: &Arc<Spire>) -> Metrics {
 }
 
 #[tokio::test]
-async fn each_kind_arrives_in_order_with_its_key_and_labels() {
+async fn each_kind_arrives_with_its_key_and_labels() {
     let spire = Arc::new(Spire::default());
     let metrics = metrics(&spire);
     metrics.count("attestations", &[("outcome", "refused"), ("code", "Unavailable")]);
@@ -85,10 +87,41 @@ async fn each_kind_arrives_in_order_with_its_key_and_labels() {
         spire.wait(3).await,
         [
             "keylime_attestor_attestations + 1 outcome=refused code=Unavailable",
-            "keylime_attestor_slots = 2.5",
             "keylime_attestor_quote took 3600 s",
+            "keylime_attestor_slots = 2.5",
         ]
     );
+}
+
+#[tokio::test]
+async fn counts_of_one_key_and_its_labels_go_together() {
+    let spire = Arc::new(Spire::default());
+    let metrics = metrics(&spire);
+    for _ in 0..3 {
+        metrics.count("attestation", &[("result", result(Code::Ok))]);
+        metrics.count("attestation", &[("result", result(Code::Unavailable))]);
+        metrics.count("heartbeat", &[]);
+    }
+    metrics.count("heartbeat", &[]);
+    assert_eq!(
+        spire.wait(3).await,
+        [
+            "keylime_attestor_attestation + 3 result=Ok",
+            "keylime_attestor_attestation + 3 result=Unavailable",
+            "keylime_attestor_heartbeat + 4",
+        ]
+    );
+    metrics.count("heartbeat", &[]);
+    assert_eq!(spire.wait(1).await, ["keylime_attestor_heartbeat + 1"]);
+}
+
+#[tokio::test]
+async fn a_sum_beyond_what_the_wire_has_exactly_goes_in_parts() {
+    let spire = Arc::new(Spire::default());
+    let metrics = metrics(&spire);
+    metrics.count("many", &[]);
+    metrics.inner.counts.sums().first_mut().unwrap().pending = u64::from(MAX_SUM) + 5;
+    assert_eq!(spire.wait(2).await, ["keylime_attestor_many + 16777216", "keylime_attestor_many + 5"]);
 }
 
 #[tokio::test]
@@ -106,39 +139,41 @@ async fn without_the_offer_nothing_is_dialled_and_nothing_kept() {
     }
     tokio::task::yield_now().await;
     assert_eq!(dialled.load(Ordering::Relaxed), 0);
-    assert_eq!(metrics.inner.dropped.load(Ordering::Relaxed), 0);
+    assert!(metrics.inner.counts.sums().is_empty());
     assert_eq!(metrics.inner.queue.capacity(), QUEUE);
 }
 
 #[tokio::test]
-async fn a_full_queue_drops_counts_and_says_so() {
-    let spire = Arc::new(Spire { slots: Some(Semaphore::new(0)), ..Spire::default() });
+async fn a_full_queue_drops_samples_counts_them_and_keeps_every_count() {
+    let spire = Arc::new(Spire::default());
     let metrics = metrics(&spire);
     // The runtime has one thread, so nothing is taken out meanwhile.
     for _ in 0..QUEUE + 7 {
-        metrics.count("many", &[]);
+        metrics.gauge("many", 1.0, &[]);
+        metrics.count("counted", &[]);
     }
-    spire.slots.as_ref().unwrap().add_permits(QUEUE + 1);
-    let seen = spire.wait(QUEUE + 1).await;
-    assert_eq!(seen.first().unwrap(), "keylime_attestor_many + 1");
-    assert_eq!(seen.get(1).unwrap(), "keylime_attestor_metrics_dropped + 7");
-    assert_eq!(seen.last().unwrap(), "keylime_attestor_many + 1");
+    let seen = spire.wait(QUEUE + 2).await;
+    assert_eq!(seen.first().unwrap(), &format!("keylime_attestor_counted + {}", QUEUE + 7));
+    assert_eq!(seen.last().unwrap(), "keylime_attestor_metrics_dropped + 7");
+    assert_eq!(seen.iter().filter(|line| *line == "keylime_attestor_many = 1").count(), QUEUE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_are_told_once_and_tried_again_after_a_pause() {
+async fn failures_are_told_once_and_no_count_is_lost_by_them() {
     let log = Log::default();
     let _guard = log.listen();
-    let spire = Arc::new(Spire { failures: AtomicUsize::new(2), ..Spire::default() });
+    let spire = Arc::new(Spire { failures: AtomicUsize::new(5), ..Spire::default() });
     let metrics = metrics(&spire);
-    for _ in 0..2 {
+    for _ in 0..4 {
         for _ in 0..3 {
-            metrics.count("lost", &[]);
+            metrics.count("heartbeat", &[]);
+            metrics.gauge("lost", 1.0, &[]);
         }
         tokio::time::sleep(PAUSE + Duration::from_secs(1)).await;
     }
-    metrics.count("kept", &[]);
-    assert_eq!(spire.wait(2).await, ["keylime_attestor_kept + 1", "keylime_attestor_metrics_dropped + 6"]);
+    assert_eq!(spire.wait(0).await, [""; 0]);
+    // Nothing more is recorded: what waits is sent by itself.
+    assert_eq!(spire.wait(2).await, ["keylime_attestor_heartbeat + 12", "keylime_attestor_metrics_dropped + 12"]);
     assert_eq!(
         log.take(),
         ["WARN Metrics do not reach SPIRE; they are tried again now and then error=Internal: on purpose"]
