@@ -100,6 +100,11 @@ impl<C> ConfigStore<C> {
         self.0.load_full().ok_or_else(|| Status::failed_precondition("not configured"))
     }
 
+    /// Whether there has been no successful `Configure` yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load().is_none()
+    }
+
     pub(crate) fn replace(&self, config: Arc<C>) {
         self.0.store(Some(config));
     }

@@ -79,8 +79,9 @@ impl Expiry {
     }
 
     /// Warns of each certificate that has reached a new stage, and sets the gauge `certificate_days_left` of each
-    /// option, which is that of the certificate that ends first.
-    pub(crate) fn check(&mut self, now: SystemTime, metrics: &Metrics) {
+    /// option, which is that of the certificate that ends first. Returns whether there was a warning.
+    pub(crate) fn check(&mut self, now: SystemTime, metrics: &Metrics) -> bool {
+        let mut warned = false;
         let mut days = BTreeMap::new();
         for (certificate, told) in &mut self.certificates {
             let left = certificate.days_left(now);
@@ -89,6 +90,7 @@ impl Expiry {
 
             let stage = certificate.stage(now);
             if stage > *told {
+                warned = true;
                 let (option, path) = (certificate.option, certificate.path.display());
                 match stage {
                     Stage::Good => {}
@@ -104,6 +106,7 @@ impl Expiry {
         for (option, days) in days {
             metrics.gauge("certificate_days_left", days, &[("option", option)]);
         }
+        warned
     }
 }
 

@@ -37,41 +37,60 @@ impl Stamp {
     }
 }
 
-/// The state of some files at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Snapshot(Vec<(PathBuf, Option<Stamp>)>);
+/// The state of some files at one moment. Of a folder that is which files it holds: its own times also move with files
+/// that nobody reads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    files: Vec<(PathBuf, Option<Stamp>)>,
+    /// The last change of a folder's list of files, hidden ones too.
+    folders_changed: Option<(i64, i64)>,
+}
 
-impl Snapshot {
-    /// Looks at `files`, and of folders among them at what is in them, one level deep.
-    pub(crate) fn take(files: &[PathBuf]) -> Self {
-        let mut all = Vec::with_capacity(files.len());
-        for path in files {
-            let data = fs::metadata(path).ok();
-            let folder = data.as_ref().is_some_and(Metadata::is_dir);
-            all.push((path.clone(), data.as_ref().map(Stamp::new)));
-            if folder {
-                all.extend(entries(path));
-            }
-        }
-        Self(all)
-    }
-
-    /// Whether a file has changed at `time` or later.
-    pub(crate) fn changed_since(&self, time: SystemTime) -> bool {
-        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(CLOCK_STEP);
-        let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
-        let time = (seconds, i64::from(since_epoch.subsec_nanos()));
-        self.0.iter().filter_map(|(_, stamp)| stamp.as_ref()).any(|stamp| stamp.changed >= time)
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
     }
 }
 
+impl Snapshot {
+    /// Looks at `files`, and of folders among them at what is in them, one level deep. Blocks for as long as the file
+    /// systems do.
+    pub(crate) fn take(paths: &[PathBuf]) -> Self {
+        let (mut files, mut folders_changed) = (Vec::with_capacity(paths.len()), None);
+        for path in paths {
+            let stamp = fs::metadata(path).ok().map(|data| (data.is_dir(), Stamp::new(&data)));
+            match stamp {
+                Some((true, stamp)) => {
+                    folders_changed = folders_changed.max(Some(stamp.changed));
+                    files.push((path.clone(), Some(Stamp { size: 0, modified: (0, 0), changed: (0, 0), ..stamp })));
+                    files.extend(entries(path));
+                }
+                stamp => files.push((path.clone(), stamp.map(|(_, stamp)| stamp))),
+            }
+        }
+        Self { files, folders_changed }
+    }
+
+    /// Whether a file has changed at `time` or later.
+    fn changed_since(&self, time: SystemTime) -> bool {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(CLOCK_STEP);
+        let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
+        let time = (seconds, i64::from(since_epoch.subsec_nanos()));
+        let files = self.files.iter().filter_map(|(_, stamp)| stamp.as_ref()).map(|stamp| stamp.changed);
+        files.chain(self.folders_changed).any(|changed| changed >= time)
+    }
+}
+
+/// The files in a folder, without hidden ones: those are not read, and editors and mounted secrets leave some.
 fn entries(folder: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
     // A folder that cannot be read shows in the configuration that is built from it.
     let mut entries: Vec<_> = fs::read_dir(folder)
         .into_iter()
         .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
         .take(MAX_ENTRIES)
-        .filter_map(|entry| Some(entry.ok()?.path()))
+        .map(|entry| entry.path())
         .map(|path| {
             let stamp = fs::metadata(&path).ok().as_ref().map(Stamp::new);
             (path, stamp)
@@ -81,7 +100,7 @@ fn entries(folder: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
     entries
 }
 
-/// Looks at files again and again, and tells when they have changed and come to rest.
+/// Compares files look by look, and tells when they have changed and come to rest.
 #[derive(Debug)]
 pub(crate) struct Watch {
     files: Vec<PathBuf>,
@@ -93,18 +112,21 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Files that have been read since `since`.
-    pub(crate) fn new(files: Vec<PathBuf>, since: SystemTime) -> Self {
-        let now = Snapshot::take(&files);
+    /// Files that have been read since `since`, and are as `now` says.
+    pub(crate) fn new(files: Vec<PathBuf>, now: Snapshot, since: SystemTime) -> Self {
         let known = (!now.changed_since(since)).then_some(now);
         Self { files, known, moving: None }
     }
 
-    /// Looks once. True if the files differ from what was read and were the same at the look before: of a
+    /// The files to look at.
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Takes one look. True if the files differ from what was read and were the same at the look before: of a
     /// certificate and its key, that are written one after the other, both are there then. The caller reads them
     /// now; the same state is not told again.
-    pub(crate) fn settled(&mut self) -> bool {
-        let now = Snapshot::take(&self.files);
+    pub(crate) fn settled(&mut self, now: Snapshot) -> bool {
         if self.known.as_ref() == Some(&now) {
             self.moving = None;
             return false;
@@ -119,9 +141,9 @@ impl Watch {
 
     /// Watches `files` from now on, which a configuration names that was read since `since`. If they are the same as
     /// before, a change while they were read is seen by the next look.
-    pub(crate) fn follow(&mut self, files: Vec<PathBuf>, since: SystemTime) {
+    pub(crate) fn follow(&mut self, files: Vec<PathBuf>, now: Snapshot, since: SystemTime) {
         if files != self.files {
-            *self = Self::new(files, since);
+            *self = Self::new(files, now, since);
         }
     }
 }

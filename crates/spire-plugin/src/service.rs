@@ -107,34 +107,43 @@ impl init::init_server::Init for InitService {
 ///
 /// After a `Configure` the files that the configuration was built from are looked at every 2 s. When they have changed,
 /// and have come to rest, the configuration is built anew from the same text and put in force as by a `Configure`;
-/// attestations under way keep what they have. If that fails, the old one stays and the problems are logged, once for
-/// each change. The looks and the reading block the plugin's one thread: the files are few and small.
+/// attestations under way keep what they have. If that fails, the old one stays and the problems are logged: at once,
+/// every hour that it stays so, and when meanwhile a certificate in use is about to end.
+///
+/// Looks and reading go on a thread of their own, which ends after each: a network mount that hangs holds up neither
+/// attestations nor the heartbeat. There is one at a time. Only the first `Configure` reads where it is: until it is
+/// done there is nothing to hold up.
 #[derive(Debug)]
 pub struct ConfigService<C> {
     shared: Arc<Shared<C>>,
+    /// Held by a `Configure` from beginning to end, so that the last to begin has the last word.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl<C: PluginConfig> ConfigService<C> {
     /// Puts configurations into `store`.
     pub fn new(store: ConfigStore<C>, metrics: Metrics) -> Self {
-        Self { shared: Arc::new(Shared { store, metrics, running: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { store, metrics, running: Mutex::default() }), turn: Default::default() }
     }
 }
 
 #[tonic::async_trait]
 impl<C: PluginConfig> proto::config_server::Config for ConfigService<C> {
     async fn configure(&self, request: Request<ConfigureRequest>) -> Result<Response<ConfigureResponse>, Status> {
-        let source = Source::now(request.into_inner());
-        let config = source.build().map_err(|problems| Status::invalid_argument(problems.to_string()))?;
-        self.shared.configure(source, config);
+        let _turn = self.turn.lock().await;
+        let source = Arc::new(Source::new(request.into_inner()));
+        let reading = Arc::clone(&source);
+        let built = self.shared.read(move || reading.build()).await?;
+        let built = built.map_err(|problems| Status::invalid_argument(problems.to_string()))?;
+        self.shared.configure(source, built);
         tracing::debug!("configuration in force");
         Ok(Response::new(ConfigureResponse {}))
     }
 
     async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
-        let request = request.into_inner();
-        let result = config::build::<C>(request.core_configuration.as_ref(), &request.hcl_configuration);
-        let notes = result.err().map(Problems::into_texts).unwrap_or_default();
+        let ValidateRequest { core_configuration: core, hcl_configuration: text } = request.into_inner();
+        let validate = move || config::build::<C>(core.as_ref(), &text).err();
+        let notes = self.shared.read(validate).await?.map(Problems::into_texts).unwrap_or_default();
         Ok(Response::new(ValidateResponse { valid: notes.is_empty(), notes }))
     }
 }

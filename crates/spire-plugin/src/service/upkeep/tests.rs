@@ -3,8 +3,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
+        Condvar, LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -145,6 +145,119 @@ async fn refused_files_keep_the_old_configuration_and_are_told_once() {
     plugin.write(30);
     plugin.looks(2).await;
     assert_eq!((plugin.number(), plugin.log.take()), (30, vec!["INFO Certificates reloaded".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_files_are_told_again_every_hour_and_when_a_certificate_in_use_ends() {
+    let plugin = Reloading::start().await;
+    let refused = "WARN Changed files are refused, what was in use before stays in use error=";
+    let refused = format!("{refused}`cert`: found `x`, allowed is a number");
+    fs::write(plugin.path(), "x").unwrap();
+    plugin.looks(2).await;
+    assert_eq!(plugin.log.take(), [refused.clone()]);
+    tokio::time::sleep(REMINDER - MINUTE).await;
+    assert_eq!(plugin.log.take(), [""; 0]);
+    tokio::time::sleep(2 * MINUTE).await;
+    assert_eq!(plugin.log.take(), [refused.clone()]);
+    tokio::time::sleep(REMINDER + MINUTE).await;
+    assert_eq!(plugin.log.take(), [refused.clone()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_files_are_told_again_when_a_certificate_in_use_reaches_its_end() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let shared =
+        Arc::new(Shared { store: ConfigStore::<Empty>::new(), metrics: Metrics::nowhere(), running: Mutex::default() });
+    let mut problems = Problems::default();
+    problems.push("bad file");
+    let end = SystemTime::now() - DAY;
+    let certificate = LoadedCertificate { option: "file", path: "cert".into(), not_before: end - DAY, not_after: end };
+    let mut upkeep = Upkeep {
+        shared: Arc::downgrade(&shared),
+        metrics: Metrics::nowhere(),
+        configured: 1,
+        source: Arc::new(Source::new(ConfigureRequest::default())),
+        watch: Watch::new(Vec::new(), Snapshot::default(), SystemTime::now()),
+        expiry: Expiry::new(vec![certificate]),
+        refused: Some((problems, Instant::now())),
+        retry: false,
+        job: None,
+    };
+    upkeep.minute();
+    assert_eq!(
+        log.take(),
+        [
+            "WARN A certificate has expired option=\"file\" path=cert",
+            "WARN Changed files are refused, what was in use before stays in use error=bad file",
+        ]
+    );
+    upkeep.minute();
+    assert_eq!(log.take(), [""; 0]);
+}
+
+/// Waits while it is built, as for a network mount that hangs, while the gate is shut.
+#[derive(Debug)]
+struct Hanging;
+
+static SHUT: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+static BUILDS: AtomicUsize = AtomicUsize::new(0);
+static HANGING_FILE: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| tempfile::NamedTempFile::new().unwrap());
+
+fn shut(now: bool) {
+    *SHUT.0.lock().unwrap() = now;
+    SHUT.1.notify_all();
+}
+
+impl PluginConfig for Hanging {
+    fn build(_: &CoreConfig, _: &mut Options) -> Option<Self> {
+        BUILDS.fetch_add(1, Ordering::Relaxed);
+        let limit = Duration::from_secs(10);
+        let (_shut, waited) = SHUT.1.wait_timeout_while(SHUT.0.lock().unwrap(), limit, |shut| *shut).unwrap();
+        assert!(!waited.timed_out(), "the plugin waited for the file");
+        Some(Self)
+    }
+
+    fn watched_files(&self) -> Vec<PathBuf> {
+        vec![HANGING_FILE.path().to_owned()]
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_hang_hold_up_one_thread_and_nothing_else() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let service = ConfigService::new(ConfigStore::<Hanging>::new(), Metrics::nowhere());
+    let channel = channel(Routes::new(ConfigServer::new(service)));
+    configure(&channel, core("td"), "").await.unwrap();
+    tokio::time::sleep(LOOK * 3 + LOOK / 2).await;
+    log.take();
+    let builds = BUILDS.load(Ordering::Relaxed);
+    shut(true);
+    fs::write(HANGING_FILE.path(), "changed").unwrap();
+    tokio::time::sleep(LOOK).await;
+    // The next look finds the files at rest. The clock stands while other threads work, so it is moved by hand.
+    tokio::time::advance(LOOK).await;
+    while BUILDS.load(Ordering::Relaxed) == builds {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        tokio::time::advance(MINUTE).await;
+        // A call goes through: what is refused for its text reads no file.
+        configure(&channel, core(""), "").await.unwrap_err();
+    }
+    assert_eq!(BUILDS.load(Ordering::Relaxed), builds + 1);
+    assert_eq!(
+        log.take(),
+        [
+            "WARN Reading the configuration's files takes more than a minute, changes are not seen: are they on a network \
+          mount that hangs?"
+        ]
+    );
+    shut(false);
+    while log.take() != ["INFO Certificates reloaded"] {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Refuses as long as the static says so, whatever the file holds.
