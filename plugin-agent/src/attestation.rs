@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use keylime_api::{AgentId, ClientError};
-use ring::rand::{SecureRandom, SystemRandom};
+use spire_plugin::random;
 use tpm_wire::nonce::{self, Nonce};
 use tpm_wire::payload::{Challenge, ChallengeResponse, MAX_BOOT_LOG_LEN, MAX_NODE_KEY_LEN, Payload, Wanted};
 use tpm_wire::pcr::PcrMask;
@@ -60,7 +60,7 @@ impl Introduce {
     /// [`AidError::Info`], [`AidError::Random`].
     pub async fn payload(self) -> Result<(AgentId, Vec<u8>, AwaitChallenge), AidError> {
         let info = self.config.client.info().await.map_err(AidError::Info)?;
-        let nonce = fresh_nonce()?;
+        let nonce = Nonce::from_random(&random::bytes()?);
         let payload = Payload {
             agent_id: info.agent_uuid.to_string(),
             hash_alg: info.tpm_hash_alg.name().to_owned(),
@@ -164,11 +164,4 @@ fn sendable_key(pem: Option<String>) -> Option<String> {
 /// The server plugin makes no selectors of what it does not get.
 fn left_out(left_out: &str, reason: &str) {
     warn!(left_out, reason, "Less goes to the SPIRE server than it asked for");
-}
-
-/// 32 letters and digits that stand for 160 random bits.
-fn fresh_nonce() -> Result<Nonce, AidError> {
-    let mut random = [0_u8; 20];
-    SystemRandom::new().fill(&mut random).map_err(|_| AidError::Random)?;
-    Ok(Nonce::from_random(&random))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use keylime_api::agent::{AgentClient, Transport};
 use keylime_api::{HostPort, HttpSettings};
-use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, TrustDomain};
-use tls::{ClientTls, FileKind, Identity, Subject, Trust};
+use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, TlsFiles, TlsOptions, TrustDomain};
+use tls::{ClientTls, Identity, Trust};
 use tracing::{info, warn};
 
 /// Bounds of every call to the Keylime agent. A quote waits for its turn at the TPM.
@@ -17,6 +17,14 @@ const HTTP: HttpSettings = HttpSettings {
     total_timeout: Duration::from_secs(20),
     // An identity quote is about 3 KiB; integrity quotes have a bound of their own.
     max_body: 256 << 10,
+};
+
+/// The options that TLS is built from.
+const TLS: TlsOptions = TlsOptions {
+    ca: "keylime_agent_ca_cert",
+    certificate: "keylime_agent_client_cert",
+    key: "keylime_agent_client_key",
+    server_name: "keylime_agent_server_name",
 };
 
 /// One accepted configuration. An attestation keeps the one it started with.
@@ -28,6 +36,12 @@ pub struct AgentConfig {
     pub trust_domain: TrustDomain,
     /// No quote over a nonce that the SPIRE server chose alone.
     pub require_agent_nonce: bool,
+    files: Files,
+}
+
+/// What is to be known of the files, and of the options, besides the client built from them.
+#[derive(Debug, Default)]
+struct Files {
     watched: Vec<PathBuf>,
     certificates: Vec<LoadedCertificate>,
     warnings: Vec<String>,
@@ -39,8 +53,7 @@ impl AgentConfig {
         let require_agent_nonce = options.boolean("require_agent_nonce", false);
         let unix_socket = options.optional_string("keylime_agent_unix_socket");
         let network = Network::read(options);
-        let (watched, certificates) = (network.files(), network.certificates());
-        let mut warnings = Vec::new();
+        let mut files = Files::default();
         let transport = match unix_socket {
             Some(path) => {
                 for given in network.given() {
@@ -53,20 +66,13 @@ impl AgentConfig {
                 }
                 Some(Transport::UnixSocket(path.into()))
             }
-            None => network.transport(options, &mut warnings),
+            None => network.transport(options, &mut files),
         };
         if !options.ok() {
             return None;
         }
         match AgentClient::new(&transport?, http) {
-            Ok(client) => Some(Self {
-                client,
-                trust_domain: core.trust_domain.clone(),
-                require_agent_nonce,
-                watched,
-                certificates,
-                warnings,
-            }),
+            Ok(client) => Some(Self { client, trust_domain: core.trust_domain.clone(), require_agent_nonce, files }),
             Err(error) => {
                 options.problem(error.to_string());
                 None
@@ -81,17 +87,17 @@ impl PluginConfig for AgentConfig {
     }
 
     fn watched_files(&self) -> Vec<PathBuf> {
-        self.watched.clone()
+        self.files.watched.clone()
     }
 
     fn certificates(&self) -> Vec<LoadedCertificate> {
-        self.certificates.clone()
+        self.files.certificates.clone()
     }
 
     /// Connects, so that the first attestation finds the connection open and an operator finds a
     /// wrong address in the log.
     async fn configured(self: Arc<Self>) {
-        for warning in &self.warnings {
+        for warning in &self.files.warnings {
             warn!("{warning}");
         }
         match self.client.version().await {
@@ -119,10 +125,10 @@ impl Network {
             host: options.optional_string("keylime_agent_host"),
             port: options.optional_port("keylime_agent_port"),
             use_tls: options.boolean("keylime_agent_use_tls", false),
-            ca: options.optional_string("keylime_agent_ca_cert"),
-            cert: options.optional_string("keylime_agent_client_cert"),
-            key: options.optional_string("keylime_agent_client_key"),
-            server_name: options.optional_string("keylime_agent_server_name"),
+            ca: options.optional_string(TLS.ca),
+            cert: options.optional_string(TLS.certificate),
+            key: options.optional_string(TLS.key),
+            server_name: options.optional_string(TLS.server_name),
             insecure_plain_http: options.boolean("insecure_plain_http", false),
         }
     }
@@ -143,46 +149,22 @@ impl Network {
     /// The options that mean nothing without TLS, and whether each was set.
     fn tls_files(&self) -> [(&'static str, bool); 4] {
         [
-            ("keylime_agent_ca_cert", self.ca.is_some()),
-            ("keylime_agent_client_cert", self.cert.is_some()),
-            ("keylime_agent_client_key", self.key.is_some()),
-            ("keylime_agent_server_name", self.server_name.is_some()),
+            (TLS.ca, self.ca.is_some()),
+            (TLS.certificate, self.cert.is_some()),
+            (TLS.key, self.key.is_some()),
+            (TLS.server_name, self.server_name.is_some()),
         ]
     }
 
-    /// The files that TLS is built from.
-    fn files(&self) -> Vec<PathBuf> {
-        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(PathBuf::from).collect()
-    }
-
-    /// The certificates in them. A file that cannot be read is a problem that building TLS tells of.
-    fn certificates(&self) -> Vec<LoadedCertificate> {
-        let mut certificates = Vec::new();
-        for (option, path, kind) in [
-            ("keylime_agent_client_cert", &self.cert, FileKind::Certificate),
-            ("keylime_agent_ca_cert", &self.ca, FileKind::Ca),
-        ] {
-            let Some(path) = path.as_ref().map(PathBuf::from) else { continue };
-            let found = tls::load_validity(&path, kind).unwrap_or_default();
-            certificates.extend(found.into_iter().map(|validity| LoadedCertificate {
-                option,
-                path: path.clone(),
-                not_before: validity.not_before,
-                not_after: validity.not_after,
-            }));
-        }
-        certificates
-    }
-
-    fn transport(self, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+    fn transport(self, options: &mut Options, told: &mut Files) -> Option<Transport> {
         let host = self.host.as_deref().unwrap_or("127.0.0.1");
         let at = HostPort::new(host, self.port.unwrap_or(9002))
             .map_err(|error| options.problem(format!("`keylime_agent_host`: {error}")))
             .ok();
-        if self.use_tls { self.tls(at, options, warnings) } else { self.plain(at, options, warnings) }
+        if self.use_tls { self.tls(at, options, told) } else { self.plain(at, options, told) }
     }
 
-    fn plain(self, at: Option<HostPort>, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+    fn plain(self, at: Option<HostPort>, options: &mut Options, told: &mut Files) -> Option<Transport> {
         for (name, given) in self.tls_files() {
             if given {
                 options.problem(format!(
@@ -197,14 +179,14 @@ impl Network {
                  set it to `true`, or accept that with `insecure_plain_http = true`"
             ));
         }
-        warnings.push(format!(
+        told.warnings.push(format!(
             "The Keylime agent at {at} is reached over plain HTTP: whoever can reach that port, or stands on the way, \
              can attest as this host. Use keylime_agent_use_tls or keylime_agent_unix_socket."
         ));
         Some(Transport::PlainHttp(at))
     }
 
-    fn tls(self, at: Option<HostPort>, options: &mut Options, warnings: &mut Vec<String>) -> Option<Transport> {
+    fn tls(self, at: Option<HostPort>, options: &mut Options, told: &mut Files) -> Option<Transport> {
         if self.insecure_plain_http {
             options.problem("`insecure_plain_http` contradicts `keylime_agent_use_tls = true`: remove it");
         }
@@ -219,7 +201,7 @@ impl Network {
             }
         };
         if identity.is_none() {
-            warnings.push(
+            told.warnings.push(
                 "No keylime_agent_client_cert is set: a Keylime agent with mTLS, which is the default, refuses the \
                  connection."
                     .to_owned(),
@@ -227,24 +209,11 @@ impl Network {
         }
         let ca = self.ca.map_or(Trust::SystemRoots, |ca| Trust::Files(vec![PathBuf::from(ca)]));
         let tls = ClientTls { ca, identity, server_name: self.server_name };
-        match tls.try_build() {
-            Ok(client) => {
-                warnings.extend(tls.warnings().iter().map(ToString::to_string));
-                Some(Transport::Tls(at?, client))
-            }
-            Err(problems) => {
-                for problem in problems {
-                    let option = match problem.subject() {
-                        Subject::Certificate => "keylime_agent_client_cert",
-                        Subject::Key => "keylime_agent_client_key",
-                        Subject::ServerName => "keylime_agent_server_name",
-                        _ => "keylime_agent_ca_cert",
-                    };
-                    options.problem(format!("`{option}`: {problem}"));
-                }
-                None
-            }
-        }
+        let TlsFiles { client, files, certificates, warnings } = TLS.load(&tls, options)?;
+        told.watched = files;
+        told.certificates = certificates;
+        told.warnings.extend(warnings);
+        Some(Transport::Tls(at?, client))
     }
 }
 

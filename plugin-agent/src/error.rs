@@ -4,38 +4,13 @@
 //! These texts stay on the host: they end in the SPIRE agent's own log, so they name the address
 //! and what to do.
 
-use std::fmt;
-
 use keylime_api::ClientError;
-use ring::rand::{SecureRandom, SystemRandom};
+use spire_plugin::random::NoRandom;
 use tonic::{Code, Status};
 use tpm_wire::nonce::NonceError;
 use tpm_wire::payload::PayloadError;
 
 use crate::attestation::MAX_CHALLENGES;
-
-/// Names one attestation in the log: eight hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttemptId(u32);
-
-impl AttemptId {
-    /// A random one. Without random numbers it is zero: the attestation itself then fails where it
-    /// needs its nonce.
-    #[must_use]
-    pub fn random() -> Self {
-        let mut bytes = [0_u8; 4];
-        match SystemRandom::new().fill(&mut bytes) {
-            Ok(()) => Self(u32::from_be_bytes(bytes)),
-            Err(_) => Self(0),
-        }
-    }
-}
-
-impl fmt::Display for AttemptId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
 
 /// Why this node could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +52,7 @@ pub enum AidError {
     },
     /// The system gave no random numbers.
     #[error("the operating system gave no random numbers for the nonce")]
-    Random,
+    Random(#[from] NoRandom),
     /// A fault of this program.
     #[error("internal error in the plugin, see the log")]
     Panicked,
@@ -96,7 +71,7 @@ impl AidError {
             }
             Self::NonceOfServerAlone => Code::FailedPrecondition,
             Self::Busy { .. } => Code::ResourceExhausted,
-            Self::Random | Self::Panicked => Code::Internal,
+            Self::Random(_) | Self::Panicked => Code::Internal,
         }
     }
 

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use spire_plugin::ConfigStore;
 use spire_plugin::exchange::{self, Answers, Exchange};
 use spire_plugin::metrics::Metrics;
+use spire_plugin::{AttemptId, ConfigStore};
 use spire_proto::agent_nodeattestor::node_attestor_server::NodeAttestor;
 use spire_proto::agent_nodeattestor::payload_or_challenge_response::Data;
 use spire_proto::agent_nodeattestor::{Challenge, PayloadOrChallengeResponse};
@@ -17,7 +17,7 @@ use tracing::{Span, debug, info_span, warn};
 
 use crate::attestation::Introduce;
 use crate::config::AgentConfig;
-use crate::error::{AidError, AttemptId};
+use crate::error::AidError;
 use crate::telemetry::{Attestation, Hop};
 
 /// Attestations under way at once. A SPIRE agent runs one; more come only from a test of load, and wait for the TPM.

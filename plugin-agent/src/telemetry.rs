@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use spire_plugin::metrics::Metrics;
+use spire_plugin::metrics::{self, Metrics};
 use tonic::Code;
 
 /// A part of an attestation whose time is measured.
@@ -27,7 +27,7 @@ impl Attestation {
     /// An attestation of which nothing is known but its start.
     #[must_use]
     pub fn begin(metrics: Metrics) -> Self {
-        Self { metrics, result: "Cancelled" }
+        Self { metrics, result: metrics::result(Code::Cancelled) }
     }
 
     /// Runs `work` and tells how long it took, whatever came of it.
@@ -44,19 +44,12 @@ impl Attestation {
 
     /// A quote went to the SPIRE server: all that can be done here. Whether it is good is decided there.
     pub fn answered(&mut self) {
-        self.result = "Ok";
+        self.result = metrics::result(Code::Ok);
     }
 
     /// It failed with this code.
     pub fn failed(&mut self, code: Code) {
-        self.result = match code {
-            Code::InvalidArgument => "InvalidArgument",
-            Code::FailedPrecondition => "FailedPrecondition",
-            Code::Unavailable => "Unavailable",
-            Code::DeadlineExceeded => "DeadlineExceeded",
-            Code::ResourceExhausted => "ResourceExhausted",
-            _ => "Internal",
-        };
+        self.result = metrics::result(code);
     }
 }
 

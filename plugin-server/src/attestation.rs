@@ -9,8 +9,7 @@ use keylime_api::pool::Vouched;
 use keylime_api::registrar::RegistrarAgent;
 use keylime_api::verifier::IdentityCheck;
 use keylime_api::{AgentId, ClientError};
-use ring::rand::{SecureRandom, SystemRandom};
-use spire_plugin::SpiffeId;
+use spire_plugin::{SpiffeId, random};
 use tokio::time::Instant;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::{self, Nonce};
@@ -91,7 +90,7 @@ impl AwaitPayload {
         let payload = Payload::from_json(bytes)?;
         let id: AgentId = payload.agent_id.parse().map_err(Refusal::AgentId)?;
         let bank = policy::allowed_bank(&payload.hash_alg)?;
-        let ours = fresh_nonce()?;
+        let ours = Nonce::from_random(&random::bytes()?);
         let wanted = payload.agent_nonce.as_ref().map(|_| config.selection.wanted());
         let challenge = Challenge { nonce: ours.as_str().to_owned(), wanted }.to_json();
         let nonce = match &payload.agent_nonce {
@@ -287,10 +286,4 @@ fn not_enrolled_or_down(source: ClientError) -> Refusal {
     } else {
         Refusal::Neighbour { neighbour: Neighbour::Verifier, source }
     }
-}
-
-fn fresh_nonce() -> Result<Nonce, Refusal> {
-    let mut random = [0_u8; 20];
-    SystemRandom::new().fill(&mut random).map_err(|_| Refusal::Random)?;
-    Ok(Nonce::from_random(&random))
 }

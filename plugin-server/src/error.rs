@@ -10,28 +10,12 @@ use std::time::Duration;
 
 use keylime_api::verdict::{NotYetReason, Verdict};
 use keylime_api::{ClientError, InvalidAgentId};
+use spire_plugin::AttemptId;
+use spire_plugin::random::NoRandom;
 use tonic::{Code, Status};
 use tpm_wire::payload::PayloadError;
 use tpm_wire::quote::QuoteStringError;
 use tpm_wire::verify::VerifyError;
-
-/// Identifies one attestation in the node's error text and in our log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttemptId(u32);
-
-impl AttemptId {
-    /// Wraps a random number.
-    #[must_use]
-    pub fn new(random: u32) -> Self {
-        Self(random)
-    }
-}
-
-impl std::fmt::Display for AttemptId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
 
 /// Which of Keylime's services a failed call went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +124,8 @@ pub enum Refusal {
         limit: usize,
     },
     /// The operating system gave no random bytes.
-    #[error("no random numbers could be had from the operating system")]
-    Random,
+    #[error("{0}")]
+    Random(#[from] NoRandom),
     /// The attestation panicked; the panic itself has been logged.
     #[error("an attestation panicked")]
     Panicked,
@@ -171,7 +155,7 @@ impl Refusal {
             Self::Neighbour { .. } => Code::Unavailable,
             Self::NoPayload { .. } | Self::NodeTooSlow { .. } => Code::DeadlineExceeded,
             Self::Busy { .. } | Self::SourceBusy { .. } => Code::ResourceExhausted,
-            Self::Random | Self::Panicked => Code::Internal,
+            Self::Random(_) | Self::Panicked => Code::Internal,
         }
     }
 
@@ -204,7 +188,7 @@ impl Refusal {
             Self::NodeTooSlow { .. } => "the node sent no TPM quote in time",
             Self::Busy { .. } => "too many attestations are under way",
             Self::SourceBusy { .. } => "too many attestations from this address are under way",
-            Self::Random | Self::Panicked => "internal error",
+            Self::Random(_) | Self::Panicked => "internal error",
         }
     }
 
@@ -329,7 +313,7 @@ mod tests {
                 Code::ResourceExhausted,
                 "too many attestations from this address are under way",
             ),
-            (Refusal::Random, Code::Internal, "internal error"),
+            (Refusal::Random(NoRandom), Code::Internal, "internal error"),
             (Refusal::Panicked, Code::Internal, "internal error"),
         ];
         for (refusal, code, text) in rows {

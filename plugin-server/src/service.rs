@@ -6,10 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use spire_plugin::exchange::{self, Answers, Exchange};
 use spire_plugin::metrics::Metrics;
-use spire_plugin::{ConfigStore, SpiffeId};
+use spire_plugin::{AttemptId, ConfigStore, SpiffeId, source};
 use spire_proto::server_nodeattestor::attest_request::Request as Said;
 use spire_proto::server_nodeattestor::attest_response::Response as Answer;
 use spire_proto::server_nodeattestor::node_attestor_server::NodeAttestor;
@@ -21,7 +20,7 @@ use tracing::{Span, debug, info, info_span, warn};
 
 use crate::attestation::{AwaitPayload, Identity};
 use crate::config::ServerConfig;
-use crate::error::{AttemptId, Refusal};
+use crate::error::Refusal;
 use crate::sources::{Guest, Sources};
 use crate::telemetry::{Hop, Telemetry};
 use crate::waiting::Waiting;
@@ -112,8 +111,8 @@ impl NodeAttestor for ServerAttestor {
 
     async fn attest(&self, request: Request<Streaming<AttestRequest>>) -> Result<Response<Self::AttestStream>, Status> {
         let config = self.config.snapshot()?;
-        let attempt = attempt_id();
-        let source = exchange::source(request.metadata());
+        let attempt = AttemptId::random();
+        let source = source::address(request.metadata());
         let span = info_span!("attestation", attempt = %attempt, agent = Empty, source = Empty);
         if let Some(source) = source {
             span.record("source", tracing::field::display(source));
@@ -243,14 +242,4 @@ fn attributes(spiffe_id: &SpiffeId, selector_values: Vec<String>) -> AttestRespo
         // Each attestation is a fresh TPM quote, so SPIRE may, and shall, ask again.
         can_reattest: true,
     }))
-}
-
-/// A random attempt id. Without random numbers it is zero: the attestation itself then fails
-/// where it needs its nonce.
-fn attempt_id() -> AttemptId {
-    let mut bytes = [0_u8; 4];
-    match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => AttemptId::new(u32::from_be_bytes(bytes)),
-        Err(_) => AttemptId::new(0),
-    }
 }

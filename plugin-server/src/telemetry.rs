@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::time::Instant;
 
-use spire_plugin::metrics::Metrics;
+use spire_plugin::metrics::{self, Metrics};
 use tonic::Code;
 
 /// A part of an attestation whose time is measured.
@@ -55,18 +55,7 @@ impl Telemetry {
 
     /// Counts an attestation that ended, by its gRPC code: `Ok` for an identity.
     pub fn ended(&self, code: Code) {
-        let result = match code {
-            Code::Ok => "Ok",
-            Code::InvalidArgument => "InvalidArgument",
-            Code::PermissionDenied => "PermissionDenied",
-            Code::FailedPrecondition => "FailedPrecondition",
-            Code::Unavailable => "Unavailable",
-            Code::DeadlineExceeded => "DeadlineExceeded",
-            Code::ResourceExhausted => "ResourceExhausted",
-            Code::Cancelled => "Cancelled",
-            _ => "Internal",
-        };
-        self.0.count("attestation", &[("result", result)]);
+        self.0.count("attestation", &[("result", metrics::result(code))]);
     }
 
     /// Tells how many attestations are under way.

@@ -19,7 +19,7 @@ fn old_configurations_are_taken_as_they_are() {
         let (config, problems) = build(text);
         assert_eq!(problems, [""; 0], "{text}");
         // Plain HTTP on loopback, as the Go plugin's default is, with a warning.
-        let warnings = config.unwrap().warnings;
+        let warnings = config.unwrap().files.warnings;
         assert_eq!(
             warnings,
             ["The Keylime agent at 127.0.0.1:9002 is reached over plain HTTP: whoever can reach that port, or stands \
@@ -32,7 +32,7 @@ fn old_configurations_are_taken_as_they_are() {
 fn a_unix_socket_needs_nothing_else() {
     let (config, problems) = build("keylime_agent_unix_socket = \"/run/keylime/agent.sock\"");
     assert_eq!(problems, [""; 0]);
-    assert!(config.unwrap().warnings.is_empty());
+    assert!(config.unwrap().files.warnings.is_empty());
 }
 
 #[test]

@@ -8,14 +8,18 @@ use keylime_api::pool::{MAX_MEMBERS, RegistrarPool, VerifierPool};
 use keylime_api::registrar::RegistrarClient;
 use keylime_api::verifier::VerifierClient;
 use keylime_api::{HostPort, HttpSettings};
-use spire_plugin::{LoadedCertificate, Options};
+use spire_plugin::{LoadedCertificate, Options, TlsFiles, TlsOptions};
 use tls::rustls::ClientConfig;
-use tls::{ClientTls, FileKind, Identity, Subject, Trust};
+use tls::{ClientTls, Identity, Trust};
 
-/// The option of each TLS file.
-const CA: &str = "keylime_tls_ca_cert_file";
-const CERT: &str = "keylime_tls_cert_file";
-const KEY: &str = "keylime_tls_key_file";
+/// The options that TLS is built from.
+const TLS: TlsOptions = TlsOptions {
+    ca: "keylime_tls_ca_cert_file",
+    certificate: "keylime_tls_cert_file",
+    key: "keylime_tls_key_file",
+    // There is no option for another name.
+    server_name: "keylime_tls_ca_cert_file",
+};
 
 /// Clients of the servers, and what is to be known of the files they were made from.
 pub(super) struct Keylime {
@@ -31,39 +35,17 @@ impl Keylime {
     pub(super) fn read(options: &mut Options, http: HttpSettings) -> Option<Self> {
         let servers = Servers::read(options);
         // Where the verifier leaves what it makes at its first start; the Go plugin's defaults too.
-        let ca = PathBuf::from(options.string(CA, "/var/lib/keylime/cv_ca/cacert.crt"));
-        let cert = PathBuf::from(options.string(CERT, "/var/lib/keylime/cv_ca/server-cert.crt"));
-        let key = PathBuf::from(options.string(KEY, "/var/lib/keylime/cv_ca/server-private.pem"));
-        let files = vec![ca.clone(), cert.clone(), key.clone()];
+        let ca = PathBuf::from(options.string(TLS.ca, "/var/lib/keylime/cv_ca/cacert.crt"));
+        let cert = PathBuf::from(options.string(TLS.certificate, "/var/lib/keylime/cv_ca/server-cert.crt"));
+        let key = PathBuf::from(options.string(TLS.key, "/var/lib/keylime/cv_ca/server-private.pem"));
         let tls = ClientTls {
-            ca: Trust::Files(vec![ca.clone()]),
-            identity: Some(Identity { cert: cert.clone(), key, password: None }),
+            ca: Trust::Files(vec![ca]),
+            identity: Some(Identity { cert, key, password: None }),
             server_name: None,
         };
-        let client = tls.try_build().map_err(|problems| {
-            for problem in problems {
-                let option = match problem.subject() {
-                    Subject::Certificate => CERT,
-                    Subject::Key => KEY,
-                    _ => CA,
-                };
-                options.problem(format!("`{option}`: {problem}"));
-            }
-        });
-        let (servers, client) = (servers?, client.ok()?);
+        let tls = TLS.load(&tls, options);
+        let (servers, TlsFiles { client, files, certificates, warnings }) = (servers?, tls?);
         let (verifiers, registrars) = servers.clients(&client, http).map_err(|error| options.problem(error)).ok()?;
-        let mut certificates = Vec::new();
-        for (option, path, kind) in [(CERT, cert, FileKind::Certificate), (CA, ca, FileKind::Ca)] {
-            // The files were read above; one that is gone by now is found by whoever watches them.
-            let found = tls::load_validity(&path, kind).unwrap_or_default();
-            certificates.extend(found.into_iter().map(|v| LoadedCertificate {
-                option,
-                path: path.clone(),
-                not_before: v.not_before,
-                not_after: v.not_after,
-            }));
-        }
-        let warnings = tls.warnings().iter().map(ToString::to_string).collect();
         Some(Self { verifiers, registrars, files, certificates, warnings })
     }
 }
