@@ -53,6 +53,8 @@ use services::Session;
 
 /// What calls in flight get when the host asks the plugin to end. Hosts kill after 2 s.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long a thread that did blocking work waits for more.
+const KEEP_THREAD: Duration = Duration::from_millis(100);
 
 /// Why the plugin cannot start. The text goes to the host's log.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +140,12 @@ where
     }
     environment.warn_of_version(handshake.protocol_version);
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Plugins block now and then, to look at a file or a name: a thread that waits for the next time is memory.
+        .thread_keep_alive(KEEP_THREAD)
+        .build()
+        .map_err(StartError::Runtime)?;
     let entered = runtime.enter();
     let sockets = Arc::new(Sockets::new(environment.socket_dir.clone(), environment.socket_group.clone()));
     let unlink = Unlink(Arc::clone(&sockets));
