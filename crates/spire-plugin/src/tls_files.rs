@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The options that name TLS files: what is built from them, and what is to be known of the files afterwards.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tls::{ClientTls, FileKind, Subject, Trust, rustls::ClientConfig};
 
@@ -71,10 +74,10 @@ impl TlsOptions {
 
 /// The certificates of one file. One that cannot be read is told of by building TLS, or, if it is gone only by now, by
 /// the watch over it.
-fn read(option: &'static str, path: &PathBuf, kind: FileKind) -> impl Iterator<Item = LoadedCertificate> {
+fn read(option: &'static str, path: &Path, kind: FileKind) -> impl Iterator<Item = LoadedCertificate> {
     tls::load_validity(path, kind).unwrap_or_default().into_iter().map(move |validity| LoadedCertificate {
         option,
-        path: path.clone(),
+        path: path.to_owned(),
         not_before: validity.not_before,
         not_after: validity.not_after,
     })

@@ -170,7 +170,8 @@ impl<C: PluginConfig> Upkeep<C> {
                     self.job = None;
                     match done {
                         Some(Done::Looked(now)) => {
-                            if self.watch.settled(now) {
+                            let settled = self.watch.settled(now);
+                            if settled {
                                 self.rebuild(true);
                             }
                         }
