@@ -183,7 +183,7 @@ impl Start<'_> {
             tpm: self.tpm.clone(),
             payload_key,
             node_key_digest,
-            ima_list: logs.ima.map(ImaList::new),
+            ima_list: logs.ima.map(|file| ImaList::new(file, &config.ima_log.path)),
             boot_log: logs.boot,
             boottime: boottime::read(),
             payloads,

@@ -3,11 +3,17 @@
 //!
 //! The list may have tens of megabytes. It is never held whole: [`Reader`] hands it out in pieces of whole lines. Where
 //! each 1024th line begins is remembered, so that the lines asked for are found without reading the list again.
+//!
+//! The kernel's list only grows. An ordinary file in its place, as stand-ins for IMA write it, may also be emptied, written
+//! anew or replaced by another file; what is remembered is then forgotten.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::statfs::{SECURITYFS_MAGIC, fstatfs};
 
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
@@ -15,12 +21,21 @@ const CHUNK: usize = 64 << 10;
 const MAX_LINE: usize = 4 << 20;
 /// A position is remembered for each so many lines.
 const STRIDE: u64 = 1024;
+/// How much of the end of the lines seen so far is remembered, to notice that a file was written anew. It covers the last
+/// line's hashes.
+const TAIL: usize = 512;
 
 /// The opened list.
-#[derive(Clone)]
 pub(crate) struct ImaList {
-    file: Arc<File>,
-    index: Arc<Mutex<Index>>,
+    opened: Mutex<Arc<Opened>>,
+    /// Where it was opened, if that is an ordinary file, which may be replaced.
+    path: Option<PathBuf>,
+}
+
+/// One state of the file, and what is known about it.
+struct Opened {
+    file: File,
+    index: Mutex<Index>,
 }
 
 /// The place where a line begins.
@@ -38,6 +53,8 @@ struct Index {
     strides: Vec<Place>,
     /// The furthest beginning known: the end of the complete lines seen so far.
     end: Place,
+    /// The last bytes before `end`.
+    tail: Vec<u8>,
 }
 
 impl Index {
@@ -62,7 +79,7 @@ impl Index {
 
 /// Hands out the lines from one entry on.
 pub(crate) struct Reader {
-    list: ImaList,
+    list: Arc<Opened>,
     at: Place,
     /// What was read beyond the last complete line.
     rest: Vec<u8>,
@@ -71,9 +88,10 @@ pub(crate) struct Reader {
 }
 
 impl ImaList {
-    /// A list in this file.
-    pub(crate) fn new(file: File) -> Self {
-        Self { file: Arc::new(file), index: Arc::default() }
+    /// The list in `file`, which was opened at `path`.
+    pub(crate) fn new(file: File, path: &Path) -> Self {
+        let is_kernels = fstatfs(&file).is_ok_and(|found| found.filesystem_type() == SECURITYFS_MAGIC);
+        Self { opened: Mutex::new(Opened::new(file)), path: (!is_kernels).then(|| path.to_owned()) }
     }
 
     /// A reader that begins at line `entry`, counted from 0, and the number of the first line that it will hand out:
@@ -83,11 +101,12 @@ impl ImaList {
     /// # Errors
     /// The list cannot be read.
     pub(crate) async fn starting_at(&self, entry: u64) -> io::Result<(u64, Reader)> {
-        self.forget_if_truncated();
-        let mut reader = self.reader(self.index().before(entry));
+        let list = self.current()?;
+        let begin = list.index().before(entry);
+        let mut reader = Reader::new(&list, begin);
         while reader.at.line < entry {
             if !reader.skip_to(entry)? {
-                return Ok((0, self.reader(Place::default())));
+                return Ok((0, Reader::new(&list, Place::default())));
             }
             // The list may be long, and other requests are waiting for this thread.
             tokio::task::yield_now().await;
@@ -95,29 +114,66 @@ impl ImaList {
         Ok((entry, reader))
     }
 
-    fn reader(&self, at: Place) -> Reader {
-        Reader { list: self.clone(), at, rest: Vec::new(), done: false }
-    }
-
-    /// The kernel's list only grows, but an ordinary file in its place may have been emptied.
-    fn forget_if_truncated(&self) {
-        let is_shorter = |end: u64| {
-            let metadata = self.file.metadata();
-            metadata.is_ok_and(|metadata| metadata.len() > 0 && metadata.len() < end)
-        };
-        let mut index = self.index();
-        if is_shorter(index.end.offset) {
-            *index = Index::default();
-        }
-    }
-
-    fn index(&self) -> std::sync::MutexGuard<'_, Index> {
+    /// The list as it is now: reopened if another file has taken its place, and with nothing remembered if it was written
+    /// anew.
+    fn current(&self) -> io::Result<Arc<Opened>> {
         // No code that holds the lock can panic half way through a change.
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = &self.path {
+            let metadata = opened.file.metadata()?;
+            if let Some(file) = replacement(path, &metadata) {
+                tracing::info!("The IMA measurement list was replaced: {}", path.display());
+                *opened = Opened::new(file);
+            } else if opened.was_written_anew(&metadata)? {
+                tracing::info!("The IMA measurement list was written anew: {}", path.display());
+                *opened = Opened::new(opened.file.try_clone()?);
+            }
+        }
+        Ok(Arc::clone(&opened))
+    }
+}
+
+/// The file that is at the path now, if it is another one and can be read. Else the one so far is used.
+fn replacement(path: &Path, opened: &Metadata) -> Option<File> {
+    let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    let found = std::fs::metadata(path).ok()?;
+    // To open a pipe may take for ever.
+    if !found.is_file() || identity(&found) == identity(opened) {
+        return None;
+    }
+    File::open(path).ok()
+}
+
+impl Opened {
+    fn new(file: File) -> Arc<Self> {
+        Arc::new(Self { file, index: Mutex::default() })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what has been read is no longer there.
+    fn was_written_anew(&self, metadata: &Metadata) -> io::Result<bool> {
+        let index = self.index();
+        if metadata.len() < index.end.offset {
+            return Ok(true);
+        }
+        let mut now = vec![0; index.tail.len()];
+        match self.file.read_exact_at(&mut now, index.end.offset - index.tail.len() as u64) {
+            Ok(()) => Ok(now != index.tail),
+            // Emptied since.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl Reader {
+    fn new(list: &Arc<Opened>, at: Place) -> Self {
+        Self { list: Arc::clone(list), at, rest: Vec::new(), done: false }
+    }
+
     /// The next lines, all complete and with their line feeds, or `None` at the end of the list. An incomplete last line
     /// is left out: the kernel is about to write its end.
     ///
@@ -184,119 +240,12 @@ impl Reader {
             self.at.offset += line.len() as u64;
             index.remember(self.at);
         }
+        if index.end == self.at {
+            let tail = lines.len().saturating_sub(TAIL);
+            index.tail = lines.get(tail..).unwrap_or_default().to_vec();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-    }
-
-    fn read(list: &ImaList, entry: u64) -> (u64, String) {
-        block_on(async {
-            let (first, mut reader) = list.starting_at(entry).await.unwrap();
-            let mut text = Vec::new();
-            while let Some(lines) = reader.next_lines().unwrap() {
-                assert_eq!(lines.last(), Some(&b'\n'));
-                text.extend(lines);
-            }
-            (first, String::from_utf8(text).unwrap())
-        })
-    }
-
-    fn line(number: u64) -> String {
-        // Lines of different lengths, so that chunks end in the middle of lines.
-        format!("10 {number:0width$} ima-ng /bin/x\n", width = 40 + (number % 7) as usize)
-    }
-
-    fn lines(range: std::ops::Range<u64>) -> String {
-        range.map(line).collect()
-    }
-
-    #[test]
-    fn the_incremental_rule() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(lines(0..3).as_bytes()).unwrap();
-        let list = ImaList::new(file.try_clone().unwrap());
-        for _ in 0..2 {
-            assert_eq!(read(&list, 0), (0, lines(0..3)));
-            assert_eq!(read(&list, 1), (1, lines(1..3)));
-            assert_eq!(read(&list, 2), (2, lines(2..3)));
-            assert_eq!(read(&list, 3), (3, String::new()));
-            assert_eq!(read(&list, 4), (0, lines(0..3)));
-            assert_eq!(read(&list, u64::MAX), (0, lines(0..3)));
-        }
-        // An incomplete line is no entry until its end is there.
-        file.write_all(b"10 unfinished").unwrap();
-        assert_eq!(read(&list, 3), (3, String::new()));
-        assert_eq!(read(&list, 4), (0, lines(0..3)));
-        file.write_all(b"\n").unwrap();
-        assert_eq!(read(&list, 3), (3, "10 unfinished\n".to_owned()));
-        assert_eq!(read(&list, 4), (4, String::new()));
-    }
-
-    #[test]
-    fn an_empty_list() {
-        let list = ImaList::new(tempfile::tempfile().unwrap());
-        assert_eq!(read(&list, 0), (0, String::new()));
-        assert_eq!(read(&list, 1), (0, String::new()));
-    }
-
-    #[test]
-    fn long_lists_are_found_in_at_any_line() {
-        const N: u64 = 10_000;
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(lines(0..N).as_bytes()).unwrap();
-        let whole = ImaList::new(file.try_clone().unwrap());
-        for entry in [1, 1023, 1024, 1025, 5000, 9999, 10_000, 3, 2048, 0] {
-            let expected = (entry, lines(entry..N));
-            // With what earlier requests have left, and from nothing.
-            assert_eq!(read(&whole, entry), expected);
-            assert_eq!(read(&ImaList::new(file.try_clone().unwrap()), entry), expected);
-        }
-        let index = whole.index();
-        assert_eq!(index.end.line, N);
-        assert_eq!(index.strides.len(), 9);
-        assert_eq!(index.before(5000).line, 4096);
-        assert_eq!(index.before(4096).line, 4096);
-        assert_eq!(index.before(10).line, 0);
-    }
-
-    #[test]
-    fn a_line_longer_than_a_chunk_is_not_cut() {
-        let mut file = tempfile::tempfile().unwrap();
-        let long = format!("10 {}\n", "a".repeat(3 * CHUNK));
-        file.write_all(line(0).as_bytes()).unwrap();
-        file.write_all(long.as_bytes()).unwrap();
-        let list = ImaList::new(file.try_clone().unwrap());
-        assert_eq!(read(&list, 2), (2, String::new()));
-        assert_eq!(read(&list, 1), (1, long));
-    }
-
-    #[test]
-    fn an_endless_line_is_an_error() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(6 << 20).unwrap();
-        let list = ImaList::new(file);
-        let error = block_on(list.starting_at(0)).unwrap().1.next_lines().unwrap_err();
-        assert_eq!(error.to_string(), "a line of the IMA list is longer than 4 MiB");
-        assert!(block_on(list.starting_at(1)).is_err());
-    }
-
-    #[test]
-    fn a_truncated_file_is_read_anew() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(lines(0..2000).as_bytes()).unwrap();
-        let list = ImaList::new(file.try_clone().unwrap());
-        assert_eq!(read(&list, 2000).0, 2000);
-        file.set_len(0).unwrap();
-        file.write_all_at(lines(5..7).as_bytes(), 0).unwrap();
-        assert_eq!(read(&list, 2000), (0, lines(5..7)));
-        assert_eq!(read(&list, 2), (2, String::new()));
-    }
-}
+mod tests;

@@ -72,14 +72,18 @@ pub(crate) fn json(status: StatusCode, body: String) -> Response {
     (status, JSON, body).into_response()
 }
 
-/// A JSON document in pieces of unknown number, so that the whole is never in memory. An error ends the connection in
-/// mid-answer, which the other side notices.
-pub(crate) fn json_pieces<F>(mut next: F) -> Response
+/// A JSON document in pieces of unknown number, so that the whole is never in memory. Other requests have their turn
+/// between two pieces, however fast they are taken. An error ends the connection in mid-answer, which the other side
+/// notices.
+pub(crate) fn json_pieces<F>(next: F) -> Response
 where
     F: FnMut() -> std::io::Result<Option<Bytes>> + Send + 'static,
 {
-    let pieces = std::iter::from_fn(move || next().transpose());
-    (JSON, Body::from_stream(stream::iter(pieces))).into_response()
+    let pieces = stream::try_unfold(next, |mut next| async move {
+        tokio::task::yield_now().await;
+        Ok::<_, std::io::Error>(next()?.map(|piece| (piece, next)))
+    });
+    (JSON, Body::from_stream(pieces)).into_response()
 }
 
 const JSON: [(HeaderName, HeaderValue); 1] = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
@@ -128,6 +132,28 @@ mod tests {
             let parsed: String = serde_json::from_str(&string(text)).unwrap();
             assert_eq!(parsed, text);
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn others_have_their_turn_between_pieces() {
+        const PIECES: usize = 100;
+        let turns = std::rc::Rc::new(std::cell::Cell::new(0));
+        let mut left = PIECES;
+        let answer = json_pieces(move || {
+            left = left.saturating_sub(1);
+            Ok((left > 0).then(|| Bytes::from_static(b"piece")))
+        });
+        let local = tokio::task::LocalSet::new();
+        let others = std::rc::Rc::clone(&turns);
+        local.spawn_local(async move {
+            loop {
+                others.set(others.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let body = local.run_until(axum::body::to_bytes(answer.into_body(), usize::MAX)).await.unwrap();
+        assert_eq!(body.len(), (PIECES - 1) * b"piece".len());
+        assert!(turns.get() >= PIECES - 1, "{}", turns.get());
     }
 
     #[test]

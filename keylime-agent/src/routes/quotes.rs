@@ -86,7 +86,7 @@ async fn integrity(State(api): State<Api>, Parameters(query): Parameters<Integri
                 let _ = write!(body, r#","boottime":{boottime}"#);
             }
             let _ = write!(body, r#","ima_measurement_list_entry":{entry},"ima_measurement_list":""#);
-            with_lines(body, lines)?
+            with_lines(body, lines).await?
         }
     };
     tracing::info!("GET integrity quote returning 200 response");
@@ -171,7 +171,7 @@ async fn quote(Api { agent, version }: &Api, nonce: Nonce, mask: PcrMask, with_k
 }
 
 /// Ends the answer with the IMA lines: at once if they are few, else piece by piece while they are sent.
-fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Response, Refusal> {
+async fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Response, Refusal> {
     while body.len() < WHOLE {
         match lines.next_lines().map_err(|error| failed(&error))? {
             Some(bytes) => escape_lines(&bytes, &mut body),
@@ -180,6 +180,8 @@ fn with_lines(mut body: String, mut lines: ima::Reader) -> Result<Response, Refu
                 return Ok(answer::json(StatusCode::OK, body));
             }
         }
+        // The kernel hands out a page at a time, and walks along its list for each.
+        tokio::task::yield_now().await;
     }
     let mut begun = Some(body);
     let mut ended = false;

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Limits on how slowly an answer may be taken: one that asks for a long list and does not read it would hold its
+//! connection, which nobody can take from it while a request is in progress.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// Longest time in which nothing at all is taken.
+const STALL: Duration = Duration::from_secs(20);
+/// Longest time for an answer from its beginning. The verifier waits for 60 s unless it is configured otherwise.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// When the answer that begins now has to be over.
+pub(super) fn deadline() -> Instant {
+    Instant::now() + ANSWER
+}
+
+/// A connection on which a write fails once the other side has taken nothing for 20 s.
+pub(super) struct Paced<I> {
+    io: I,
+    /// Runs while bytes wait to be taken.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<I> Paced<I> {
+    pub(super) fn new(io: I) -> Self {
+        Self { io, stalled: None }
+    }
+
+    fn limit<T>(&mut self, result: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other side does not take the answer")))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buf)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Paced<I> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.limit(result, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write_vectored(context, bytes);
+        self.limit(result, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_flush(context);
+        self.limit(result, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_shutdown(context);
+        self.limit(result, context)
+    }
+}
