@@ -8,17 +8,15 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::Method;
 use axum::response::Response;
-use axum::routing::post;
 
 use super::answer::{self, Refusal};
 use super::json_body::JsonBody;
-use super::{Api, fallback};
+use super::{Api, fallback, post_only};
 use crate::agent::Agent;
 use crate::revocation::Envelope;
 
 pub(super) fn interface() -> Router<Api> {
-    // For other methods it is answered like a path that does not exist.
-    Router::new().route("/revocation", post(revocation).fallback(fallback::notifications))
+    Router::new().route("/revocation", post_only(revocation))
 }
 
 async fn revocation(
