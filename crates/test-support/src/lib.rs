@@ -7,6 +7,8 @@
 //! | [`keylime`] | the real Keylime verifier, registrar and tenant; a Keylime agent, ours or the stock one; servers that stand in |
 //! | [`spire`] | the real SPIRE server and agent with a `keylime` node attestor pair |
 //! | [`ca`] | nothing: certificates for tests, made in memory |
+//! | [`ima`] | nothing: an IMA list that PCR 10 follows |
+//! | [`boot_log`] | nothing: a boot log and its PCR values |
 //! | [`device_identity`] | OpenSSL and tpm2-tools: IDevID and IAK with certificates of a maker's CA |
 //! | [`require`] | nothing: says whether a program is there, and records what had to be skipped |
 //! | [`bin`] | nothing: finds the binaries of this workspace |
@@ -18,8 +20,10 @@
 //! All calls block. From async code use `spawn_blocking`.
 
 pub mod bin;
+pub mod boot_log;
 pub mod ca;
 pub mod device_identity;
+pub mod ima;
 pub mod keylime;
 pub mod ports;
 pub mod process;

@@ -141,6 +141,12 @@ impl Swtpm {
         self.part.as_ref()
     }
 
+    /// The PCR banks that are switched on.
+    #[must_use]
+    pub fn banks(&self) -> &[String] {
+        &self.options.banks
+    }
+
     /// The folder of this TPM; the tools' files can go there.
     #[must_use]
     pub fn scratch(&self) -> &Scratch {
