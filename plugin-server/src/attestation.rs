@@ -275,6 +275,8 @@ impl AwaitQuote {
         let asked = self.telemetry.measured(Hop::Registrar, self.config.registrars.agent(&self.id)).await;
         Some(asked.map_err(|source| match source {
             source if source.is_not_found() => Refusal::NotRegistered,
+            // The node wrote another host's id in other letters, and the registrar's database did not mind.
+            source if source.is_other_agent() => Refusal::Registration { detail: source.to_string() },
             source => Refusal::Neighbour { neighbour: Neighbour::Registrar, source },
         }))
     }

@@ -184,10 +184,12 @@ async fn a_registrar_that_lies_gets_nobody_in() {
         ("AK not in base64", json!({"aik_tpm": "%%"})),
         ("AK null", json!({"aik_tpm": null})),
         ("EK of another type", json!({"aik_tpm": "ARg=", "ek_tpm": {}})),
-        ("id in other letters", json!({"agent_id": ID.to_uppercase(), "aik_tpm": STANDARD.encode(&ak)})),
     ] {
         let reply = Reply::ok(&results);
         let spoil = async |keylime: &FakeKeylime| keylime.registrar.conduct(for_agents(reply));
         bench.with_keylime(what, spoil, Who::Registrar.unavailable()).await;
     }
+    let reply = Reply::ok(&json!({"agent_id": ID.to_uppercase(), "aik_tpm": STANDARD.encode(&ak)}));
+    let spoil = async |keylime: &FakeKeylime| keylime.registrar.conduct(for_agents(reply));
+    bench.with_keylime("id in other letters", spoil, unusable()).await;
 }

@@ -77,7 +77,7 @@ impl Measured {
 
 /// Rates of bursts, all pairs in turns.
 pub(crate) fn measure(report: &mut Report, contenders: &Contenders, rounds: usize) -> Result<()> {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut all = Vec::new();
     for contender in contenders.all() {
         all.push(runtime.block_on(Measured::start(contender)).context(contender.name)?);
