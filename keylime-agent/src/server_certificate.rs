@@ -21,6 +21,10 @@ use crate::{files, pem};
 const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How far a verifier's clock may be behind ours.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+/// A clock that shows less, 2025-01-01, has not been set yet: hosts without a battery begin in 1970.
+const CLOCK_IS_SET: Duration = Duration::from_secs(1_735_689_600);
+/// 9999-12-31 23:59:59, which stands for no well-defined end (RFC 5280, section 4.1.2.5).
+const NO_END: Duration = Duration::from_secs(253_402_300_799);
 
 /// Why there is no key or certificate.
 #[derive(Debug, thiserror::Error)]
@@ -108,10 +112,20 @@ fn parameters(id: &AgentId, contact: &Host) -> Result<CertificateParams, rcgen::
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     parameters.serial_number = Some(serial_number()?);
-    let now = SystemTime::now();
-    parameters.not_before = (now - CLOCK_SKEW).into();
-    parameters.not_after = (now + VALIDITY).into();
+    let (not_before, not_after) = validity(SystemTime::now());
+    parameters.not_before = not_before.into();
+    parameters.not_after = not_after.into();
     Ok(parameters)
+}
+
+/// First and last moment. By a clock that has not been set the certificate would have expired decades ago once it is set,
+/// and every verifier would refuse it.
+fn validity(now: SystemTime) -> (SystemTime, SystemTime) {
+    if now < SystemTime::UNIX_EPOCH + CLOCK_IS_SET {
+        tracing::warn!("The clock of this host has not been set: the server certificate is made without an end");
+        return (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + NO_END);
+    }
+    (now - CLOCK_SKEW, now + VALIDITY)
 }
 
 /// 127 random bits, positive and not zero (RFC 5280, section 4.1.2.2).
@@ -192,6 +206,20 @@ mod tests {
         assert!(other.contains("IP Address:192.0.2.7"), "{other}");
         let serial = |text: &str| text.split("Serial Number:").nth(1).map(|t| t[..80].to_owned());
         assert_ne!(serial(&text), serial(&other));
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_gives_no_end() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let none = (at(0), at(253_402_300_799));
+        for (now, expected) in [
+            (0, none),
+            (1_735_689_599, none),
+            (1_735_689_600, (at(1_735_686_000), at(1_767_225_600))),
+            (1_800_000_000, (at(1_799_996_400), at(1_831_536_000))),
+        ] {
+            assert_eq!(validity(at(now)), expected, "{now}");
+        }
     }
 
     #[test]

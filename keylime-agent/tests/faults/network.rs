@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Callers that say nothing, too much, or too little at a time, and one that does not read what it has asked for.
+
+use std::io::{self, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use test_support::ca::LeafSpec;
+use test_support::{KeylimeAgent, KeylimeOptions, TestCa};
+use tls::rustls::pki_types::ServerName;
+use tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
+use tls::{ClientTls, Identity, Trust};
+
+use crate::honest::HonestVerifier;
+use crate::support::{Lab, options};
+
+const LINES: usize = 500_000;
+
+/// Connects and does nothing.
+fn connect(agent: &KeylimeAgent) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", agent.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+}
+
+fn client(agent: &KeylimeAgent, (cert, key): (&Path, &Path)) -> Arc<ClientConfig> {
+    let settings = ClientTls {
+        ca: Trust::Files(vec![agent.folder.join("server-cert.crt")]),
+        identity: Some(Identity { cert: cert.to_owned(), key: key.to_owned(), password: None }),
+        server_name: None,
+    };
+    settings.build().unwrap()
+}
+
+/// A connection with mTLS, the handshake done.
+fn handshake(agent: &KeylimeAgent, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::from(std::net::Ipv4Addr::LOCALHOST);
+    let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, connect(agent));
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+    }
+    stream
+}
+
+/// Everything until the other side ends the connection, in whatever way.
+fn read_to_end(stream: &mut impl io::Read) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut piece = [0; 64 << 10];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return all,
+            Ok(read) => all.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the connection is still open"),
+            Err(_) => return all,
+        }
+    }
+}
+
+fn peak_kib(agent: &mut KeylimeAgent) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.part().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn bad_callers_do_not_disturb_the_verifier() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let ima = folder.path().join("ima");
+    let mut list = io::BufWriter::new(std::fs::File::create(&ima).unwrap());
+    for n in 0..LINES {
+        writeln!(list, "10 {n:040x} ima-ng sha256:{n:064x} /usr/bin/{n}").unwrap();
+    }
+    list.into_inner().unwrap();
+    let mut agent = lab.agent(&options().env("KEYLIME_AGENT_IMA_ML_PATH", ima.to_str().unwrap()));
+    let (cert, key) = (lab.servers.client_cert(), lab.servers.client_key());
+    let admitted = client(&agent, (&cert, &key));
+    // The whole list, as the real verifier asks for it in the beginning.
+    let whole = agent.get("/v2.5/quotes/integrity?nonce=abc&mask=0x400&partial=0").unwrap();
+    let lines = whole.results()["ima_measurement_list"].as_str().unwrap();
+    assert_eq!(lines.lines().count(), LINES);
+    println!("peak memory {} kB with a list of {} kB", peak_kib(&mut agent), lines.len() / 1000);
+    let verifier = HonestVerifier::of(&agent, LINES);
+
+    // Nothing is said, before the handshake; more of them than there is room for.
+    let silent: Vec<_> = (0..200).map(|_| connect(&agent)).collect();
+    // A foreign certificate.
+    let foreign = TestCa::root("foreign").unwrap().issue(&LeafSpec::new("client").client_only()).unwrap();
+    let (foreign_cert, foreign_key) = foreign.write(folder.path(), "client").unwrap();
+    let foreign = client(&agent, (&foreign_cert, &foreign_key));
+    for _ in 0..10 {
+        let mut stream = handshake(&agent, &foreign);
+        let _ = stream.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n");
+        assert_eq!(read_to_end(&mut stream), b"");
+    }
+    // Long lists that nobody reads.
+    let mut readers: Vec<_> = (0..10).map(|_| handshake(&agent, &admitted)).collect();
+    let asked = Instant::now();
+    for reader in &mut readers {
+        let request = "GET /v2.5/quotes/integrity?nonce=abc&mask=0x400&partial=0 HTTP/1.1\r\nhost: x\r\n\r\n";
+        reader.write_all(request.as_bytes()).unwrap();
+    }
+    // A megabyte of headers, in one and in many.
+    let long = format!("GET /version HTTP/1.1\r\nlong: {}\r\n\r\n", "a".repeat(1 << 20));
+    let many = format!("GET /version HTTP/1.1\r\n{}\r\n", "name: value\r\n".repeat((1 << 20) / 13));
+    for head in [long, many] {
+        let mut stream = handshake(&agent, &admitted);
+        // The agent may end the connection before it has all of it, and its answer may be lost then.
+        let _ = stream.write_all(head.as_bytes());
+        let answer = read_to_end(&mut stream);
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
+    }
+    // One byte at a time, of a TLS handshake and of a request.
+    let mut in_handshake: Vec<_> = (0..10).map(|_| connect(&agent)).collect();
+    let mut in_head: Vec<_> = (0..10).map(|_| handshake(&agent, &admitted)).collect();
+    let hello = [&[0x16, 3, 1, 2, 0][..], &[1; 512]].concat();
+    for (n, byte) in b"GET /version HTTP/1.1\r\nhost: x\r\nslow: aaaaaaaaaaaa".iter().enumerate().take(22) {
+        for stream in &mut in_handshake {
+            let _ = stream.write_all(&hello[n..=n]);
+        }
+        for stream in &mut in_head {
+            let _ = stream.write_all(&[*byte]);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    // Twenty seconds after nothing more could be sent, the connections of those who do not read were ended.
+    std::thread::sleep(Duration::from_secs(24).saturating_sub(asked.elapsed()));
+    for mut reader in readers {
+        let got = read_to_end(&mut reader);
+        assert!(got.starts_with(b"HTTP/1.1 200 OK\r\n") && got.len() < lines.len() / 2, "{} bytes", got.len());
+    }
+    for mut stream in in_handshake {
+        assert!(read_to_end(&mut stream).len() < 100);
+    }
+    for mut stream in silent {
+        assert_eq!(read_to_end(&mut stream), b"");
+    }
+    verifier.was_content();
+    let peak = peak_kib(&mut agent);
+    println!("peak memory {peak} kB with ten who do not read");
+    assert!(peak < 60_000, "{peak} kB");
+    // Those who are slow hold nothing else up.
+    let start = Instant::now();
+    assert!(agent.terminate().unwrap().success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}

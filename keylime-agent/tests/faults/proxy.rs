@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A TCP proxy in front of the registrar, which a test can make fail in several ways.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What is done with connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mode {
+    /// They are closed at once.
+    Close,
+    /// They are held, and nothing is said.
+    Hold,
+    /// They lead to this port.
+    To(u16),
+    /// They lead to this port, each piece in each direction that much later.
+    Late(u16, Duration),
+    /// They lead to this port, until the first `PUT` comes from this process, which is killed then.
+    KillAtPut(u16, i32),
+}
+
+/// The proxy. Its thread lasts as long as the test.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    mode: Arc<Mutex<Mode>>,
+}
+
+impl Proxy {
+    /// Listens on this port; 0 for any.
+    pub(crate) fn start(port: u16, mode: Mode) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mode = Arc::new(Mutex::new(mode));
+        let modes = Arc::clone(&mode);
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming().map_while(Result::ok) {
+                match *modes.lock().unwrap() {
+                    Mode::Close => {}
+                    Mode::Hold => held.push(stream),
+                    Mode::To(port) => lead(stream, port, Duration::ZERO, None),
+                    Mode::Late(port, delay) => lead(stream, port, delay, None),
+                    Mode::KillAtPut(port, pid) => lead(stream, port, Duration::ZERO, Some(pid)),
+                }
+            }
+        });
+        Self { port, mode }
+    }
+
+    /// From the next connection on.
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
+    }
+}
+
+fn lead(caller: TcpStream, port: u16, delay: Duration, victim: Option<i32>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
+    let (from, to) = (server.try_clone().unwrap(), caller.try_clone().unwrap());
+    std::thread::spawn(move || pump(caller, server, delay, victim));
+    std::thread::spawn(move || pump(from, to, delay, None));
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration, victim: Option<i32>) {
+    let mut piece = [0; 16 << 10];
+    while let Ok(read @ 1..) = from.read(&mut piece) {
+        std::thread::sleep(delay);
+        if let Some(pid) = victim.filter(|_| piece.starts_with(b"PUT ")) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            break;
+        }
+        if to.write_all(&piece[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}

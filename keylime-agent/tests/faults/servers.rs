@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Verifier and registrar that are away for an hour, slow, or somebody else. A millisecond stands for a second.
+
+use std::time::Duration;
+
+use test_support::ca::LeafSpec;
+use test_support::keylime::Server;
+use test_support::process::Program;
+use test_support::{KeylimeAgent, KeylimeOptions, TestCa, ports, wait};
+
+use crate::honest::HonestVerifier;
+use crate::proxy::{Mode, Proxy};
+use crate::support::{LIMIT, Lab, options};
+
+const HOUR: Duration = Duration::from_millis(3600);
+
+/// The waits that the log names so far.
+fn waited(log: &str) -> Duration {
+    let waits = log.split("> Trying to register again in ").skip(1);
+    let seconds = waits.map(|rest| rest.split(' ').next().unwrap().parse::<f64>().unwrap());
+    Duration::from_secs_f64(seconds.sum())
+}
+
+#[test]
+fn a_start_outlasts_every_fault_of_the_registrar() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let real = lab.servers.registrar_tls_port;
+    let reserved = ports::reserve().unwrap();
+    let port = reserved.number();
+    let options = options()
+        .env("KEYLIME_AGENT_REGISTRAR_TLS_PORT", port.to_string())
+        .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY", "10")
+        .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_DELAY", "300");
+    let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
+    // Down for an hour: the shown waits are rounded, the real ones go up to 300 ms.
+    wait::until("an hour of tries", LIMIT, || Ok((waited(&agent.part().log()) >= HOUR).then_some(()))).unwrap();
+    assert!(agent.part().log().contains("> Network error (connection failed): "));
+    let mut more = |what: &str, text: &str| {
+        let count = |agent: &mut KeylimeAgent| agent.part().log().matches(text).count();
+        let before = count(&mut agent);
+        wait::until(what, LIMIT, || Ok((count(&mut agent) >= before + 2).then_some(()))).unwrap();
+    };
+    let proxy = Proxy::start(port, Mode::Close);
+    more("tries at one that hangs up", "> Network error");
+
+    // Somebody else at its port, with a certificate of another authority.
+    let other = TestCa::root("other").unwrap().issue(&LeafSpec::new("registrar")).unwrap();
+    let (cert, key) = other.write(folder.path(), "registrar").unwrap();
+    let listening = ports::reserve().unwrap();
+    let _impostor = Program::new("openssl")
+        .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{}", listening.number())])
+        .args(["-cert".as_ref(), cert.as_os_str(), "-key".as_ref(), key.as_os_str()])
+        .start("impostor", &folder.path().join("impostor.log"))
+        .unwrap();
+    proxy.set(Mode::To(listening.number()));
+    more("tries at somebody else", "certificate");
+
+    // One that says nothing: each try has its time limit.
+    proxy.set(Mode::Hold);
+    more("tries at one that says nothing", "> Trying to register again in ");
+
+    // A slow one will do.
+    proxy.set(Mode::Late(real, Duration::from_millis(500)));
+    agent.wait_listening().unwrap();
+    let id = agent.id().unwrap();
+    assert_eq!(agent.part().log().matches(&format!("> SUCCESS: Agent {id} activated")).count(), 1);
+    let verifier = HonestVerifier::of(&agent, 0);
+    // For one that is registered the registrar may do what it likes.
+    for mode in [Mode::Close, Mode::Hold] {
+        proxy.set(mode);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    verifier.was_content();
+    assert!(agent.terminate().unwrap().success());
+}
+
+#[test]
+fn a_verifier_that_comes_back_goes_on() {
+    let Some(mut lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let agent = lab.agent(&options());
+    let id = agent.id().unwrap();
+    lab.servers.enrol(&id, agent.port, None).unwrap();
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    // Slow: stopped in the middle of whatever it does, with connections open.
+    lab.servers.part(Server::Verifier).unwrap().pause();
+    let another = HonestVerifier::of(&agent, 0);
+    std::thread::sleep(HOUR);
+    lab.servers.part(Server::Verifier).unwrap().resume();
+    lab.wait_quotes(&id, 2);
+    // Both away.
+    lab.servers.stop(Server::Verifier);
+    lab.servers.stop(Server::Registrar);
+    std::thread::sleep(HOUR);
+    lab.servers.restart(Server::Registrar).unwrap();
+    lab.servers.restart(Server::Verifier).unwrap();
+    lab.wait_quotes(&id, 2);
+    another.was_content();
+}
