@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::json;
@@ -98,81 +97,6 @@ fn either_agent_takes_over_from_the_other() {
         folder = running.folder.clone();
         port = record["port"].as_u64().unwrap().try_into().unwrap();
     }
-}
-
-/// One line of an IMA list with the template hash, and what the kernel extends PCR 10 of the SHA-256 bank with.
-fn ima_line(path: &str) -> (String, String, String) {
-    let digest = |algorithm, data: &[u8]| hex::encode(ring::digest::digest(algorithm, data));
-    let content = ring::digest::digest(&ring::digest::SHA256, path.as_bytes());
-    let mut template = Vec::new();
-    for field in [[b"sha256:\0", content.as_ref()].concat(), [path.as_bytes(), b"\0"].concat()] {
-        template.extend(u32::try_from(field.len()).unwrap().to_le_bytes());
-        template.extend(field);
-    }
-    let content = hex::encode(content);
-    let sha1 = digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &template);
-    let line = format!("10 {sha1} ima-ng sha256:{content} {path}\n");
-    (line, digest(&ring::digest::SHA256, &template), content)
-}
-
-#[test]
-fn a_growing_ima_list_is_attested_in_parts() {
-    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let list = folder.path().join("ima");
-    std::fs::write(&list, "").unwrap();
-    let mut digests = serde_json::Map::new();
-    let mut number = 0;
-    let mut measure = |count: u32| {
-        let mut text = String::new();
-        for _ in 0..count {
-            number += 1;
-            let (line, extend, content) = ima_line(&format!("/usr/bin/program-{number}"));
-            lab.tpm.tool("tpm2_pcrextend", &[&format!("10:sha256={extend}")]).unwrap();
-            digests.insert(format!("/usr/bin/program-{number}"), json!([content]));
-            text.write_str(&line).unwrap();
-        }
-        use std::io::Write as _;
-        std::fs::File::options().append(true).open(&list).unwrap().write_all(text.as_bytes()).unwrap();
-        digests.clone()
-    };
-    // The policy knows what will be run later, too.
-    let mut known = measure(20);
-    for later in 21..=30 {
-        known.insert(format!("/usr/bin/program-{later}"), json!([ima_line(&format!("/usr/bin/program-{later}")).2]));
-    }
-    let policy = json!({
-        "meta": {"version": 1, "generator": 0},
-        "release": 0,
-        "digests": known,
-        "excludes": [],
-        "keyrings": {},
-        "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null},
-        "ima-buf": {},
-        "verification-keys": ""
-    });
-    let policy_file = folder.path().join("policy.json");
-    std::fs::write(&policy_file, policy.to_string()).unwrap();
-
-    let mut agent = lab.agent(&options().env("KEYLIME_AGENT_IMA_ML_PATH", list.to_str().unwrap()));
-    assert!(agent.part().log().contains(&format!("> IMA measurement list location override: {}\n", list.display())));
-    let id = agent.id().unwrap();
-    let port = agent.port.to_string();
-    let arguments =
-        ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "--runtime-policy", policy_file.to_str().unwrap()];
-    let output = lab.servers.tenant(&arguments).unwrap();
-    assert!(output.status.success(), "{output:?}");
-    lab.servers.wait_verified(&id, LIMIT).unwrap();
-    for _ in 0..5 {
-        measure(2);
-        assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3);
-    }
-    let record = lab.servers.verifier_agent(&id).unwrap().unwrap();
-    assert!(record["ima_pcrs"] != json!([]), "{record}");
-    // A program that the policy does not know.
-    measure(1);
-    let record = lab.servers.wait_state(&id, 9, LIMIT).unwrap();
-    assert!(record["last_event_id"].as_str().unwrap().starts_with("ima."), "{record}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::bin;
 use crate::keylime::Venv;
@@ -69,6 +70,15 @@ pub fn go() -> Option<PathBuf> {
 /// Any other program in `PATH`.
 pub fn program(name: &str) -> Option<PathBuf> {
     bin::in_path(name).or_else(|| skip(name, "not in PATH"))
+}
+
+/// A shared library where the loader finds it by itself, such as `libefivar.so.1`.
+pub fn library(name: &str) -> Option<()> {
+    let paths = ["ldconfig", "/sbin/ldconfig"];
+    let known = paths.iter().find_map(|ldconfig| Command::new(ldconfig).arg("-p").output().ok());
+    let known = known.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let found = known.lines().any(|line| line.split_whitespace().next() == Some(name));
+    if found { Some(()) } else { skip(name, "the dynamic loader does not know it") }
 }
 
 /// The rights of root.
