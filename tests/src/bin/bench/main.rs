@@ -10,6 +10,7 @@ mod client;
 mod contender;
 mod crowd;
 mod fleet;
+mod integrity;
 mod quotes;
 mod raw_tpm;
 mod report;
@@ -52,6 +53,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let mut report = Report::default();
     sizes::binaries(&mut report)?;
     quotes::measure(&mut report, &runtime, rounds)?;
+    integrity::measure(&mut report, &runtime, rounds)?;
     attestations::start_to_handshake(&mut report, rounds / 5)?;
     let contenders = Contenders::start()?;
     attestations::whole(&mut report, &runtime, &contenders, rounds / 10)?;
