@@ -107,6 +107,13 @@ impl PluginConfig for AgentConfig {
     }
 }
 
+/// `keylime_agent_use_tls`. One that cannot be read has had its problem, and was not meant to switch TLS off.
+fn use_tls(options: &mut Options) -> bool {
+    let sound = options.ok();
+    let read = options.boolean("keylime_agent_use_tls", false);
+    read || sound && !options.ok()
+}
+
 /// The options of a Keylime agent that is reached over the network.
 struct Network {
     host: Option<String>,
@@ -124,7 +131,7 @@ impl Network {
         Self {
             host: options.optional_string("keylime_agent_host"),
             port: options.optional_port("keylime_agent_port"),
-            use_tls: options.boolean("keylime_agent_use_tls", false),
+            use_tls: use_tls(options),
             ca: options.optional_string(TLS.ca),
             cert: options.optional_string(TLS.certificate),
             key: options.optional_string(TLS.key),

@@ -35,7 +35,10 @@ pub enum ClientError {
         source: Arc<reqwest::Error>,
     },
     /// No connection in time.
-    #[error("cannot connect to {peer} within {} s", limit.as_secs_f64())]
+    #[error(
+        "cannot connect to {peer} within {} s, TLS included: does that port speak TLS at all?",
+        limit.as_secs_f64()
+    )]
     ConnectTimeout {
         /// The service.
         peer: String,

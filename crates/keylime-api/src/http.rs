@@ -252,7 +252,12 @@ impl Http {
         } else if source.is_connect() {
             ClientError::Connect { peer, detail: innermost(&source), source: Arc::new(source) }
         } else {
-            ClientError::Interrupted { peer, call, detail: innermost(&source), source: Arc::new(source) }
+            let mut detail = innermost(&source);
+            if self.peer.contains(" at http://") && detail.starts_with("invalid HTTP version") {
+                // What a TLS port answers plain HTTP with is an alert.
+                detail.push_str(": does that port speak TLS?");
+            }
+            ClientError::Interrupted { peer, call, detail, source: Arc::new(source) }
         }
     }
 

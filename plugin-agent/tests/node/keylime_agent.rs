@@ -65,7 +65,9 @@ async fn wrong_answers_are_told_apart() {
         ),
         (
             || Reply::Raw("SSH-2.0\r\n\r\n".to_owned()),
-            format!("the connection to {peer} broke during GET /v2.5CALL: invalid HTTP version parsed"),
+            format!(
+                "the connection to {peer} broke during GET /v2.5CALL: invalid HTTP version parsed: does that port speak TLS?"
+            ),
         ),
     ];
     for (reply, text) in rows {

@@ -153,7 +153,7 @@ async fn a_port_that_speaks_no_tls_ends_at_the_limit_or_is_named() {
     assert_eq!(
         failed.to_string(),
         format!(
-            "this host has no Keylime identity to present: cannot connect to the Keylime agent at https://{} within 0.2 s",
+            "this host has no Keylime identity to present: cannot connect to the Keylime agent at https://{} within 0.2 s, TLS included: does that port speak TLS at all?",
             port.at
         )
     );

@@ -60,8 +60,11 @@ impl Selection {
     pub(super) fn read(options: &mut Options, verification: QuoteVerification) -> Option<Self> {
         let given = options.choices("selectors", &GROUPS);
         let pcrs = options.numbers("selector_pcrs", 0..=23);
+        let pcrs_read = pcrs.is_some();
+        let pcrs = pcrs.filter(|list| !list.is_empty());
         let ek_ca_path = options.optional_string("ek_ca_path");
 
+        let groups_read = given.is_some();
         let insecure = verification == QuoteVerification::InsecureVerifierOnly;
         let groups = given.clone().unwrap_or_else(|| match insecure {
             true => vec![Group::AgentId],
@@ -78,6 +81,11 @@ impl Selection {
             [("selector_pcrs", pcrs.is_some(), Group::Pcr), ("ek_ca_path", ek_ca_path.is_some(), Group::Tpm)]
         {
             let name = GROUPS.iter().find(|(_, listed)| *listed == group).map_or("", |(name, _)| name);
+            // What could not be read has had its problem, and is not missed on top of it.
+            let unread = |key, read: bool| !read && options.given(key);
+            if unread("selectors", groups_read) || group == Group::Pcr && unread("selector_pcrs", pcrs_read) {
+                continue;
+            }
             match (given, has(group)) {
                 (true, false) => {
                     options.problem(format!("`{option}` needs `{name}` in `selectors`: add it, or remove `{option}`"))

@@ -94,6 +94,19 @@ fn each_problem_names_its_option() {
             "selectors = [\"pcr\"]\nselector_pcrs = [16]",
             "`selector_pcrs`: PCR 16 cannot be a selector: each quote sets it",
         ),
+        // One slip is one problem: what could not be read is not missed on top of it.
+        (
+            "selectors = [\"agent_id\", \"pcrs\"]\nselector_pcrs = [7]",
+            "`selectors`, element 2: found `pcrs`, allowed is `agent_id`, `ek_hash`, `tpm`, `pcr`, `secure_boot` or `policy`",
+        ),
+        (
+            "selectors = [\"pcr\"]\nselector_pcrs = [24]",
+            "`selector_pcrs`, element 1: found `24`, allowed is a whole number from 0 to 23",
+        ),
+        (
+            "selectors = [\"pcr\"]\nselector_pcrs = []",
+            "`selectors`: `pcr` needs `selector_pcrs`: set it, or remove `pcr`",
+        ),
         ("selectors = [\"tpm\"]", "`selectors`: `tpm` needs `ek_ca_path`: set it, or remove `tpm`"),
         ("spiffe_id_segment = \"a/b\"", "`spiffe_id_segment`: "),
         (

@@ -184,7 +184,7 @@ async fn broken_connections_are_named() {
     for (reply, detail) in [
         ((|| Reply::Close) as fn() -> Reply, "connection closed before message completed"),
         (|| Reply::Reset, "Connection reset by peer (os error 104)"),
-        (|| Reply::Raw("SSH-2.0\r\n\r\n".to_owned()), "invalid HTTP version parsed"),
+        (|| Reply::Raw("SSH-2.0\r\n\r\n".to_owned()), "invalid HTTP version parsed: does that port speak TLS?"),
         (
             || Reply::Raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_owned()),
             "end of file before message length reached",
@@ -361,7 +361,10 @@ async fn tls_and_plain_ports_are_told_apart() {
     let http = Http::new("the peer", Transport::Tls(&silent, site.client()), SHORT_CONNECT).unwrap();
     let error = http.get(&target()).await.err().unwrap();
     assert!(error.is_transient());
-    assert_eq!(without_address(error, &silent), "cannot connect to the peer at https://HOST within 0.2 s");
+    assert_eq!(
+        without_address(error, &silent),
+        "cannot connect to the peer at https://HOST within 0.2 s, TLS included: does that port speak TLS at all?"
+    );
 
     let speaks_http = greet_with("HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let http = Http::new("the peer", Transport::Tls(&speaks_http, site.client()), PATIENT).unwrap();

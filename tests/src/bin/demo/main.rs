@@ -87,8 +87,8 @@ fn keep(arguments: &Arguments, host: &Host, spire: Option<(&SpireServer, &SpireA
         println!(
             "\n  SPIRE's agents:        spire-server agent list -socketPath {}\
              \n                         (it lists the host until its SVID expires or it is evicted)\
-             \n  SPIRE server's log:    less {}/server.log\
-             \n  SPIRE agent's log:     less {}/agent.log (the refusal has ended it)",
+             \n  SPIRE server's log:    less {}/spire-server.log\
+             \n  SPIRE agent's log:     less {}/spire-agent.log (the refusal has ended it)",
             server.socket.display(),
             server.folder().display(),
             agent.folder().display()
