@@ -137,15 +137,16 @@ impl AwaitQuote {
         let response = ChallengeResponse::from_json(bytes, boot_log_wanted)?;
         let quote: QuoteString = response.quote.parse()?;
         let registrar = records.registrar.transpose()?;
-        let verified = match &registrar {
-            Some(registrar) => Some(self.verify(&quote, registrar, response.node_key.as_deref())?),
-            // Nobody but the verifier looks at the quote, so it does before its verdict is told.
+        let (verified, first) = match &registrar {
+            Some(registrar) => (Some(self.verify(&quote, registrar, response.node_key.as_deref())?), records.verifier),
+            // Nobody but the verifier looks at the quote, so it does before its verdict is told or waited for.
             None => {
-                self.check_by_verifier(records.verifier.as_ref(), &quote).await?;
-                None
+                let first = records.verifier?;
+                self.check_by_verifier(&first, &quote).await?;
+                (None, Ok(first))
             }
         };
-        let before = self.vouched(records.verifier).await?;
+        let before = self.vouched(first).await?;
         let registrar = match registrar {
             Some(verified_with) if before.waited => Some(self.still_registered(verified_with).await?),
             registrar => registrar,
@@ -153,7 +154,7 @@ impl AwaitQuote {
         let now = match self.config.quote_verification {
             QuoteVerification::Both => {
                 let (checked, now) = tokio::join!(
-                    self.check_by_verifier(Ok(&before.vouched), &quote),
+                    self.check_by_verifier(&before.vouched, &quote),
                     self.ask_verifier_again(&before.vouched)
                 );
                 checked?;
@@ -203,9 +204,7 @@ impl AwaitQuote {
     }
 
     /// Has the verifier that knows the host check the quote too.
-    async fn check_by_verifier(&self, vouched: Result<&Vouched, &Refusal>, quote: &QuoteString) -> Result<(), Refusal> {
-        // Without a record there is nobody to ask, and the missing record is the refusal.
-        let Ok(vouched) = vouched else { return Ok(()) };
+    async fn check_by_verifier(&self, vouched: &Vouched, quote: &QuoteString) -> Result<(), Refusal> {
         let verifiers = &self.config.verifiers;
         let check = verifiers.verify_identity(vouched, self.bank, &self.nonce, quote);
         match self.telemetry.measured(Hop::VerifyIdentity, check).await.map_err(not_enrolled_or_down)? {
@@ -218,15 +217,20 @@ impl AwaitQuote {
     /// waited for. Only a host whose quote was verified gets here.
     async fn vouched(&self, first: Result<Vouched, Refusal>) -> Result<Before, Refusal> {
         let deadline = Instant::now() + self.config.wait_for_verification;
-        let mut least_count = 0;
+        let mut counted: Option<(String, u64)> = None;
         let mut place = None;
         let mut answer = first;
         loop {
+            let mut least_count = 0;
             if let Ok(vouched) = &answer {
-                if vouched.record.attestation_count < least_count {
-                    return Err(Refusal::EnrolledAgain);
-                }
                 least_count = vouched.record.attestation_count;
+                // Each verifier counts by itself, and while waiting another one may be the first to vouch.
+                match &counted {
+                    Some((peer, before)) if peer == vouched.peer() && least_count < *before => {
+                        return Err(Refusal::EnrolledAgain);
+                    }
+                    _ => counted = Some((vouched.peer().to_owned(), least_count)),
+                }
             }
             let refusal = match answer {
                 Ok(vouched) => match policy::check_verifier(&vouched, self.bank) {

@@ -418,6 +418,21 @@ async fn a_verifier_that_restarts_is_waited_for() {
     assert_eq!(bench.attest_well().await, Who::Verifier.unavailable());
 }
 
+/// The verifier is the only one to look at the quote then, so nobody is waited for whose quote it has not seen.
+#[tokio::test]
+async fn a_quote_that_the_verifier_alone_checks_is_checked_before_any_wait() {
+    let bench =
+        Bench::start("insecure_verifier_only_quote_verification = true\nwait_for_verification = \"60s\"\n").await;
+    bench.keylime.change(ID, |agent| agent.valid = (json!(0), Some("not by this AK".to_owned()))).unwrap();
+    assert_eq!(bench.attest_well().await, quote_refused());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    bench.keylime.verifier.conduct(move |request: &Request| {
+        (request.path.contains("/agents/") && counted.fetch_add(1, Ordering::SeqCst) < 3).then_some(Reply::Close)
+    });
+    assert_eq!(bench.attest_well().await, Who::Verifier.unavailable());
+}
+
 /// A node that gives up while the verifier is asked leaves nothing behind.
 #[tokio::test]
 async fn a_node_that_goes_away_leaves_its_place_to_others() {
