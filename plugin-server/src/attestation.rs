@@ -59,8 +59,6 @@ pub struct Records {
 /// The verifier's good answer from before the second question.
 struct Before {
     vouched: Vouched,
-    /// No later answer may have counted less.
-    least_count: u64,
     /// Whether the host had to wait for it.
     waited: bool,
 }
@@ -165,7 +163,7 @@ impl AwaitQuote {
             }
         };
         policy::check_verifier(&now, self.bank)?;
-        if now.record.attestation_count < before.least_count {
+        if now.record.attestation_count < before.vouched.record.attestation_count {
             // Deleted and enrolled again meanwhile: the registrar's AK may be another's by now. (A count that has
             // caught up hides it; what then holds is that the verifier has accepted quotes of the new enrolment.)
             return Err(Refusal::EnrolledAgain);
@@ -221,20 +219,19 @@ impl AwaitQuote {
         let mut place = None;
         let mut answer = first;
         loop {
-            let mut least_count = 0;
             if let Ok(vouched) = &answer {
-                least_count = vouched.record.attestation_count;
+                let count = vouched.record.attestation_count;
                 // Each verifier counts by itself, and while waiting another one may be the first to vouch.
                 match &counted {
-                    Some((peer, before)) if peer == vouched.peer() && least_count < *before => {
+                    Some((peer, before)) if peer == vouched.peer() && count < *before => {
                         return Err(Refusal::EnrolledAgain);
                     }
-                    _ => counted = Some((vouched.peer().to_owned(), least_count)),
+                    _ => counted = Some((vouched.peer().to_owned(), count)),
                 }
             }
             let refusal = match answer {
                 Ok(vouched) => match policy::check_verifier(&vouched, self.bank) {
-                    Ok(()) => return Ok(Before { vouched, least_count, waited: place.is_some() }),
+                    Ok(()) => return Ok(Before { vouched, waited: place.is_some() }),
                     Err(refusal) => refusal,
                 },
                 Err(refusal) => refusal,

@@ -59,14 +59,14 @@ impl Selection {
     /// Reads the options; `None` after a problem.
     pub(super) fn read(options: &mut Options, verification: QuoteVerification) -> Option<Self> {
         let given = options.choices("selectors", &GROUPS);
+        let groups_read = given.is_some();
         let pcrs = options.numbers("selector_pcrs", 0..=23);
         let pcrs_read = pcrs.is_some();
         let pcrs = pcrs.filter(|list| !list.is_empty());
         let ek_ca_path = options.optional_string("ek_ca_path");
 
-        let groups_read = given.is_some();
         let insecure = verification == QuoteVerification::InsecureVerifierOnly;
-        let groups = given.clone().unwrap_or_else(|| match insecure {
+        let groups = given.unwrap_or_else(|| match insecure {
             true => vec![Group::AgentId],
             false => vec![Group::AgentId, Group::EkHash],
         });
