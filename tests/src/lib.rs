@@ -2,6 +2,7 @@
 //! One attested host, as the tests, the demo and the benchmark need it: a TPM, Keylime, and a Keylime agent that is
 //! enrolled with an expected value for PCR 23.
 
+pub mod quote;
 mod software_agent;
 
 use std::path::PathBuf;

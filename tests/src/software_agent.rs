@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A Keylime agent without a TPM: it signs quotes with a key in memory, and so takes no time.
 
-use anyhow::{Result, anyhow};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context, Result, anyhow};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::json;
 use test_support::keylime::fake::{FakeServer, Reply, Request, Security};
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::pcr::{NODE_KEY_PCR, PcrValues};
+
+use crate::quote::{attest, join, sized};
 
 /// What is sent as the node key. Nobody looks into it; its hash is the value of PCR 16.
 const NODE_KEY: &str = "-----BEGIN PUBLIC KEY-----\nc29mdHdhcmU=\n-----END PUBLIC KEY-----\n";
@@ -32,7 +32,7 @@ impl SoftwareAgent {
             .map_err(|error| anyhow!("no key: {error}"))?;
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &SystemRandom::new())
             .map_err(unusable)?;
-        let public = public(&key);
+        let public = public(&key)?;
         let info =
             json!({"agent_uuid": id, "tpm_hash_alg": "sha256", "tpm_enc_alg": "ecc256", "tpm_sign_alg": "ecdsa"});
         let server = FakeServer::start(Security::none(), move |request: &Request| match request.path.as_str() {
@@ -62,17 +62,12 @@ impl SoftwareAgent {
     }
 }
 
-fn sized(bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), bytes].concat()
-}
-
 /// TPM2B_PUBLIC: ECC, SHA-256, the attributes of an AK, no policy, no cipher, ECDSA with SHA-256, P-256, no KDF.
-fn public(key: &EcdsaKeyPair) -> Vec<u8> {
+fn public(key: &EcdsaKeyPair) -> Result<Vec<u8>> {
     let mut public = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10].to_vec();
     // An uncompressed point: a byte 4, then both coordinates.
     for coordinate in key.public_key().as_ref().get(1..).unwrap_or_default().chunks(32) {
-        public.extend(sized(coordinate));
+        public.extend(sized(coordinate)?);
     }
     sized(&public)
 }
@@ -81,22 +76,10 @@ fn quote(key: &EcdsaKeyPair, nonce: &str) -> Result<String> {
     let sha256 = |bytes: &[u8]| HashAlgorithm::Sha256.digest(bytes).unwrap_or_default();
     let pcr = sha256(&[&[0; 32], sha256(NODE_KEY.as_bytes()).as_slice()].concat());
     let values = PcrValues::new(HashAlgorithm::Sha256, [(NODE_KEY_PCR, pcr)].into())?;
-    let attest = [
-        // TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE.
-        vec![0xff, 0x54, 0x43, 0x47, 0x80, 0x18],
-        sized(&[[0, 0x0b].as_slice(), &[7; 32]].concat()),
-        sized(nonce.as_bytes()),
-        // Clock, reset and restart count, safe, firmware version.
-        vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
-        // One selection: SHA-256, PCR 16.
-        vec![0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1],
-        sized(&values.digest()?),
-    ]
-    .concat();
+    let attest = attest(nonce, &values)?;
     let signed = key.sign(&SystemRandom::new(), &attest).map_err(|_| anyhow!("cannot sign"))?;
     // TPMT_SIGNATURE: ECDSA with SHA-256, then r and s.
-    let halves: Vec<u8> = signed.as_ref().chunks(32).flat_map(sized).collect();
-    let signature = [[0, 0x18, 0, 0x0b].as_slice(), &halves].concat();
-    let parts = [attest, signature, values.encode_blob()].map(|part| STANDARD.encode(part));
-    Ok(format!("r{}", parts.join(":")))
+    let (r, s) = signed.as_ref().split_at_checked(32).context("a signature of another size")?;
+    let signature = [vec![0, 0x18, 0, 0x0b], sized(r)?, sized(s)?].concat();
+    Ok(join(&[attest, signature, values.encode_blob()]))
 }

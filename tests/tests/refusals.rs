@@ -6,6 +6,7 @@ mod hostile_agent;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use e2e::quote::{attest, join, sized};
 use e2e::{Host, LIMIT, logged_reason};
 use hostile_agent::HostileAgent;
 use test_support::{PluginSpec, SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions, bin, require};
@@ -115,25 +116,7 @@ fn a_host_that_was_enrolled_but_never_quoted_is_refused() {
 /// A quote string that is right in every respect that needs no TPM.
 fn quote_without_tpm(nonce: &str) -> String {
     let values = PcrValues::new(HashAlgorithm::Sha256, [(16, vec![0x5a; 32])].into()).unwrap();
-    let sized = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
-    let attest = [
-        // TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE.
-        vec![0xff, 0x54, 0x43, 0x47, 0x80, 0x18],
-        sized(&[[0, 0x0b].as_slice(), &[7; 32]].concat()),
-        sized(nonce.as_bytes()),
-        // Clock, reset and restart count, safe, firmware version.
-        vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
-        // One selection: SHA-256, PCR 16.
-        vec![0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 1],
-        sized(&values.digest().unwrap()),
-    ]
-    .concat();
     // RSASSA with SHA-256, 256 bytes.
-    let signature = [[0, 0x14, 0, 0x0b].as_slice(), &sized(&[0x42; 256])].concat();
-    join(&[attest, signature, values.encode_blob()])
-}
-
-fn join(parts: &[Vec<u8>]) -> String {
-    let parts: Vec<String> = parts.iter().map(|part| STANDARD.encode(part)).collect();
-    format!("r{}", parts.join(":"))
+    let signature = [[0, 0x14, 0, 0x0b].as_slice(), &sized(&[0x42; 256]).unwrap()].concat();
+    join(&[attest(nonce, &values).unwrap(), signature, values.encode_blob()])
 }

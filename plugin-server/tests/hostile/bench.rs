@@ -225,6 +225,16 @@ pub(crate) fn refused(code: Code, text: &str) -> Outcome {
     Err((code, text.to_owned()))
 }
 
+/// What a quote that proves nothing is answered with.
+pub(crate) fn no_proof() -> Outcome {
+    refused(Code::PermissionDenied, "the TPM quote was refused")
+}
+
+/// What bytes that are no message are answered with.
+pub(crate) fn no_message() -> Outcome {
+    refused(Code::InvalidArgument, "malformed attestation message")
+}
+
 pub(crate) fn spiffe_id(id: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/spire/agent/keylime/{id}")
 }

@@ -9,18 +9,13 @@ use test_support::keylime::fake::FakeAgent;
 use tonic::Code;
 use tpm_wire::nonce::{Nonce, bound};
 
-use crate::bench::{Bench, ID, LOCAL, Outcome, TRUST_DOMAIN, member, message, payload, refused, response, spiffe_id};
+use crate::bench::{
+    Bench, ID, LOCAL, Outcome, TRUST_DOMAIN, member, message, no_message, no_proof, payload, refused, response,
+    spiffe_id,
+};
 use crate::soft_tpm::{Attest, pcr16, pcrs};
 
 const AGENT_NONCE: &str = "abcdefghijklmnopqrstuvwxyz012345";
-
-fn no_message() -> Outcome {
-    refused(Code::InvalidArgument, "malformed attestation message")
-}
-
-fn no_proof() -> Outcome {
-    refused(Code::PermissionDenied, "the TPM quote was refused")
-}
 
 fn out_of_turn() -> Outcome {
     refused(Code::InvalidArgument, "attestation message out of turn")

@@ -5,19 +5,11 @@ use test_support::keylime::fake::FakeAgent;
 use tonic::Code;
 use tpm_wire::public::{Public, ek_hash};
 
-use crate::bench::{Bench, ID, LOCAL, Outcome, payload, refused, response, spiffe_id};
+use crate::bench::{Bench, ID, LOCAL, Outcome, no_message, no_proof, payload, refused, response, spiffe_id};
 use crate::soft_tpm::{Attest, Parts, SoftTpm, pcr16, pcrs, sized};
-
-fn no_proof() -> Outcome {
-    refused(Code::PermissionDenied, "the TPM quote was refused")
-}
 
 fn malformed() -> Outcome {
     refused(Code::InvalidArgument, "the TPM quote is malformed")
-}
-
-fn no_message() -> Outcome {
-    refused(Code::InvalidArgument, "malformed attestation message")
 }
 
 /// What a quote can claim besides the truth.

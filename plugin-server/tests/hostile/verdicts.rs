@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use test_support::keylime::fake::{FakeAgent, FakeKeylime, Gate, Reply, Request};
 use tonic::Code;
 
-use crate::bench::{Bench, ID, LOCAL, Outcome, payload, refused, response, spiffe_id};
+use crate::bench::{Bench, ID, LOCAL, Outcome, no_proof, payload, refused, response, spiffe_id};
 use crate::neighbours::{Who, for_agents};
 use crate::soft_tpm::SoftTpm;
 
@@ -31,10 +31,6 @@ fn failed() -> Outcome {
 
 fn unknown() -> Outcome {
     refused(Code::FailedPrecondition, "the host is not known to the Keylime verifier")
-}
-
-fn quote_refused() -> Outcome {
-    refused(Code::PermissionDenied, "the TPM quote was refused")
 }
 
 fn other_bank() -> Outcome {
@@ -227,7 +223,7 @@ async fn nobody_without_a_good_quote_learns_the_verdict() {
     for state in [None, Some(1), Some(3), Some(9)] {
         bench.keylime.change(ID, |agent| agent.state = state).unwrap();
         let outcome = bench.attest_with(|_| bench.tpm.quote("ANOTHERNONCE").text()).await;
-        assert_eq!(outcome, quote_refused(), "{state:?}");
+        assert_eq!(outcome, no_proof(), "{state:?}");
     }
     // Nor whether there is such a host.
     let outcome = bench
@@ -248,8 +244,8 @@ async fn the_verifiers_own_check_of_the_quote_can_only_refuse() {
         let unavailable = || Who::Verifier.unavailable();
         for (what, reply, expected) in [
             ("valid", Reply::ok(&json!({"valid": 1})), verified()),
-            ("not valid", Reply::ok(&json!({"valid": 0, "reason": "quote is old"})), quote_refused()),
-            ("not valid without a reason", Reply::ok(&json!({"valid": 0})), quote_refused()),
+            ("not valid", Reply::ok(&json!({"valid": 0, "reason": "quote is old"})), no_proof()),
+            ("not valid without a reason", Reply::ok(&json!({"valid": 0})), no_proof()),
             ("true", Reply::ok(&json!({"valid": true})), unavailable()),
             ("valid in text", Reply::ok(&json!({"valid": "1"})), unavailable()),
             ("valid twice over", Reply::ok(&json!({"valid": 2})), unavailable()),
@@ -268,7 +264,7 @@ async fn the_verifiers_own_check_of_the_quote_can_only_refuse() {
         // Keylime's own answer to a quote with a bad signature is that it is valid.
         bench.keylime.verifier.conduct(for_checks(Reply::ok(&json!({"valid": 1}))));
         let other = crate::soft_tpm::SoftTpm::new();
-        assert_eq!(bench.attest_with(|nonce| other.quote(&nonce).text()).await, quote_refused());
+        assert_eq!(bench.attest_with(|nonce| other.quote(&nonce).text()).await, no_proof());
     }
 }
 
@@ -277,10 +273,10 @@ async fn where_the_verifier_alone_checks_the_quote_it_has_to() {
     let bench = Bench::start("insecure_verifier_only_quote_verification = true\n").await;
     for (what, valid, state, expected) in [
         ("valid", json!(1), Some(3), verified()),
-        ("not valid", json!(0), Some(3), quote_refused()),
+        ("not valid", json!(0), Some(3), no_proof()),
         ("nonsense", json!("yes"), Some(3), Who::Verifier.unavailable()),
         ("valid of a failed host", json!(1), Some(9), failed()),
-        ("not valid of a failed host", json!(0), Some(9), quote_refused()),
+        ("not valid of a failed host", json!(0), Some(9), no_proof()),
         ("valid of a host not verified yet", json!(1), Some(1), not_yet()),
         ("an unknown host", json!(1), None, unknown()),
     ] {
@@ -424,7 +420,7 @@ async fn a_quote_that_the_verifier_alone_checks_is_checked_before_any_wait() {
     let bench =
         Bench::start("insecure_verifier_only_quote_verification = true\nwait_for_verification = \"60s\"\n").await;
     bench.keylime.change(ID, |agent| agent.valid = (json!(0), Some("not by this AK".to_owned()))).unwrap();
-    assert_eq!(bench.attest_well().await, quote_refused());
+    assert_eq!(bench.attest_well().await, no_proof());
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = asked.clone();
     bench.keylime.verifier.conduct(move |request: &Request| {
