@@ -9,15 +9,15 @@
 //! |---|---|
 //! | [`config`] | the HCL options and the client built from them |
 //! | [`attestation`] | the protocol as types that consume themselves, apart from gRPC |
+//! | [`hop`] | the parts of an attestation whose time is measured |
 //! | [`error`] | what can go wrong, and the gRPC code of each |
 //! | [`service`] | the `NodeAttestor` gRPC service |
-//! | [`telemetry`] | what SPIRE's telemetry is told |
 
 pub mod attestation;
 pub mod config;
 pub mod error;
+pub mod hop;
 pub mod service;
-pub mod telemetry;
 
 use go_plugin::Broker;
 use go_plugin::plugin::About;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use spire_plugin::exchange::{self, Answers, Exchange};
-use spire_plugin::metrics::Metrics;
-use spire_plugin::{AttemptId, ConfigStore};
+use spire_plugin::metrics::Outcome;
+use spire_plugin::{AttemptId, ConfigStore, Metrics};
 use spire_proto::agent_nodeattestor::node_attestor_server::NodeAttestor;
 use spire_proto::agent_nodeattestor::payload_or_challenge_response::Data;
 use spire_proto::agent_nodeattestor::{Challenge, PayloadOrChallengeResponse};
@@ -18,7 +18,7 @@ use tracing::{Span, debug, info_span, warn};
 use crate::attestation::Introduce;
 use crate::config::AgentConfig;
 use crate::error::AidError;
-use crate::telemetry::{Attestation, Hop};
+use crate::hop;
 
 /// Attestations under way at once. A SPIRE agent runs one; more come only from a test of load, and wait for the TPM.
 const MAX_ATTESTATIONS: usize = 256;
@@ -49,19 +49,20 @@ impl NodeAttestor for AgentAttestor {
     ) -> Result<Response<Self::AidAttestationStream>, Status> {
         let config = self.config.snapshot()?;
         let span = info_span!("attestation", attempt = %AttemptId::random(), agent = Empty);
-        let mut attestation = Attestation::begin(self.metrics.clone());
+        let mut outcome = Outcome::begin(self.metrics.clone());
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
             let error = AidError::Busy { limit: MAX_ATTESTATIONS };
-            attestation.failed(error.code());
+            outcome.is(error.code());
             span.in_scope(|| warn!(%error, "Node attestation refused"));
             return Err(error.status());
         };
         let on_panic = AidError::Panicked.status();
+        let metrics = self.metrics.clone();
         Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
             let _slot = slot;
-            aid(config, &mut exchange, &mut attestation).await.map_err(|end| match end {
+            aid(config, &metrics, &mut exchange, &mut outcome).await.map_err(|end| match end {
                 End::Failed(error) => {
-                    attestation.failed(error.code());
+                    outcome.is(error.code());
                     warn!(%error, code = ?error.code(), "Node attestation cannot go on");
                     error.status()
                 }
@@ -87,19 +88,21 @@ impl From<AidError> for End {
 
 async fn aid(
     config: Arc<AgentConfig>,
+    metrics: &Metrics,
     exchange: &mut Exchange<Challenge, PayloadOrChallengeResponse>,
-    attestation: &mut Attestation,
+    outcome: &mut Outcome,
 ) -> Result<(), End> {
-    let (id, payload, mut waiting) = attestation.measured(Hop::Info, Introduce::new(config).payload()).await?;
+    let (id, payload, mut waiting) = metrics.latency(hop::INFO, Introduce::new(config).payload()).await?;
     Span::current().record("agent", display(&id));
     send(exchange, Data::Payload(payload)).await?;
     debug!("Attestation payload sent");
     while let Some(message) = exchange.receive().await.map_err(broken)? {
         let quoting = waiting.challenge(&message.challenge)?;
         let response;
-        (response, waiting) = attestation.measured(Hop::Quote, quoting.quote()).await?;
+        (response, waiting) = metrics.latency(hop::QUOTE, quoting.quote()).await?;
         send(exchange, Data::ChallengeResponse(response)).await?;
-        attestation.answered();
+        // All that can be done here: whether the quote is good is decided by the SPIRE server.
+        outcome.is(Code::Ok);
         debug!("Challenge answered with a TPM quote");
     }
     Ok(())

@@ -9,7 +9,7 @@ use keylime_api::pool::Vouched;
 use keylime_api::registrar::RegistrarAgent;
 use keylime_api::verifier::IdentityCheck;
 use keylime_api::{AgentId, ClientError};
-use spire_plugin::{SpiffeId, random};
+use spire_plugin::{Metrics, SpiffeId, random};
 use tokio::time::Instant;
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::{self, Nonce};
@@ -21,16 +21,15 @@ use tpm_wire::verify::{self, VerifiedQuote, verify_quote};
 
 use crate::config::{QuoteVerification, ServerConfig};
 use crate::error::{Neighbour, Refusal};
-use crate::policy;
 use crate::selectors::{Evidence, Selectors};
-use crate::telemetry::{Hop, Telemetry};
 use crate::waiting::Waiting;
+use crate::{hop, policy};
 
 /// Before the first message of the node.
 #[derive(Debug)]
 pub struct AwaitPayload {
     config: Arc<ServerConfig>,
-    telemetry: Telemetry,
+    metrics: Metrics,
     waiting: Waiting,
 }
 
@@ -38,7 +37,7 @@ pub struct AwaitPayload {
 #[derive(Debug)]
 pub struct AwaitQuote {
     config: Arc<ServerConfig>,
-    telemetry: Telemetry,
+    metrics: Metrics,
     waiting: Waiting,
     id: AgentId,
     bank: HashAlgorithm,
@@ -75,8 +74,8 @@ pub struct Identity {
 impl AwaitPayload {
     /// Starts an attestation under one snapshot of the configuration.
     #[must_use]
-    pub fn new(config: Arc<ServerConfig>, telemetry: Telemetry, waiting: Waiting) -> Self {
-        Self { config, telemetry, waiting }
+    pub fn new(config: Arc<ServerConfig>, metrics: Metrics, waiting: Waiting) -> Self {
+        Self { config, metrics, waiting }
     }
 
     /// Takes the attestation payload, and gives the challenge to send, as JSON.
@@ -84,7 +83,7 @@ impl AwaitPayload {
     /// # Errors
     /// [`Refusal::Malformed`], [`Refusal::AgentId`], [`Refusal::HashAlgorithm`], [`Refusal::Random`].
     pub fn payload(self, bytes: &[u8]) -> Result<(Vec<u8>, AwaitQuote), Refusal> {
-        let Self { config, telemetry, waiting } = self;
+        let Self { config, metrics, waiting } = self;
         let payload = Payload::from_json(bytes)?;
         let id: AgentId = payload.agent_id.parse().map_err(Refusal::AgentId)?;
         let bank = policy::allowed_bank(&payload.hash_alg)?;
@@ -95,7 +94,7 @@ impl AwaitPayload {
             None => ours,
             Some(theirs) => nonce::bound(config.trust_domain.as_str(), id.as_str(), &ours, theirs),
         };
-        Ok((challenge, AwaitQuote { config, telemetry, waiting, id, bank, nonce, wanted }))
+        Ok((challenge, AwaitQuote { config, metrics, waiting, id, bank, nonce, wanted }))
     }
 }
 
@@ -205,7 +204,7 @@ impl AwaitQuote {
     async fn check_by_verifier(&self, vouched: &Vouched, quote: &QuoteString) -> Result<(), Refusal> {
         let verifiers = &self.config.verifiers;
         let check = verifiers.verify_identity(vouched, self.bank, &self.nonce, quote);
-        match self.telemetry.measured(Hop::VerifyIdentity, check).await.map_err(not_enrolled_or_down)? {
+        match self.metrics.latency(hop::VERIFY_IDENTITY, check).await.map_err(not_enrolled_or_down)? {
             IdentityCheck::Valid => Ok(()),
             IdentityCheck::Invalid { reason } => Err(Refusal::QuoteAtVerifier { reason }),
         }
@@ -261,19 +260,19 @@ impl AwaitQuote {
 
     async fn ask_verifier(&self) -> Result<Vouched, Refusal> {
         let asked = self.config.verifiers.ask(&self.id, self.config.maximum_attestation_interval);
-        self.telemetry.measured(Hop::Verifier, asked).await.map_err(not_enrolled_or_down)
+        self.metrics.latency(hop::VERIFIER, asked).await.map_err(not_enrolled_or_down)
     }
 
     async fn ask_verifier_again(&self, before: &Vouched) -> Result<Vouched, Refusal> {
         let asked = self.config.verifiers.ask_again(before, self.config.maximum_attestation_interval);
-        self.telemetry.measured(Hop::Verifier, asked).await.map_err(not_enrolled_or_down)
+        self.metrics.latency(hop::VERIFIER, asked).await.map_err(not_enrolled_or_down)
     }
 
     async fn ask_registrar(&self) -> Option<Result<RegistrarAgent, Refusal>> {
         if self.config.quote_verification == QuoteVerification::InsecureVerifierOnly {
             return None;
         }
-        let asked = self.telemetry.measured(Hop::Registrar, self.config.registrars.agent(&self.id)).await;
+        let asked = self.metrics.latency(hop::REGISTRAR, self.config.registrars.agent(&self.id)).await;
         Some(asked.map_err(|source| match source {
             source if source.is_not_found() => Refusal::NotRegistered,
             // The node wrote another host's id in other letters, and the registrar's database did not mind.

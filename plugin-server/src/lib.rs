@@ -17,16 +17,16 @@
 //! | [`error`] | why an attestation is refused, and the gRPC code of each reason |
 //! | [`service`] | the `NodeAttestor` gRPC service, and its bounds |
 //! | [`sources`] | how many attestations each address has under way |
-//! | [`telemetry`] | what SPIRE's telemetry is told |
+//! | [`hop`] | the parts of an attestation whose time is measured |
 
 pub mod attestation;
 pub mod config;
 pub mod error;
+pub mod hop;
 pub mod policy;
 pub mod selectors;
 pub mod service;
 pub mod sources;
-pub mod telemetry;
 pub mod waiting;
 
 use go_plugin::Broker;

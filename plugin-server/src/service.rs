@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spire_plugin::exchange::{self, Answers, Exchange};
-use spire_plugin::metrics::Metrics;
-use spire_plugin::{AttemptId, ConfigStore, SpiffeId, source};
+use spire_plugin::metrics::Outcome;
+use spire_plugin::{AttemptId, ConfigStore, Metrics, SpiffeId, source};
 use spire_proto::server_nodeattestor::attest_request::Request as Said;
 use spire_proto::server_nodeattestor::attest_response::Response as Answer;
 use spire_proto::server_nodeattestor::node_attestor_server::NodeAttestor;
@@ -16,13 +16,13 @@ use spire_proto::server_nodeattestor::{AgentAttributes, AttestRequest, AttestRes
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::field::Empty;
-use tracing::{Span, debug, info, info_span, warn};
+use tracing::{Span, info, info_span, warn};
 
 use crate::attestation::{AwaitPayload, Identity};
 use crate::config::ServerConfig;
 use crate::error::Refusal;
+use crate::hop;
 use crate::sources::{Guest, Sources};
-use crate::telemetry::{Hop, Telemetry};
 use crate::waiting::Waiting;
 
 /// Bounds of attestations in time and number.
@@ -47,9 +47,9 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct ServerAttestor {
     config: ConfigStore<ServerConfig>,
-    telemetry: Telemetry,
+    metrics: Metrics,
     limits: Limits,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     sources: Sources,
     waiting: Waiting,
 }
@@ -60,9 +60,13 @@ impl ServerAttestor {
     pub fn new(config: ConfigStore<ServerConfig>, metrics: Metrics, limits: Limits) -> Self {
         Self {
             config,
-            telemetry: Telemetry::new(metrics),
+            slots: Slots {
+                free: Arc::new(Semaphore::new(limits.attestations)),
+                limit: limits.attestations,
+                metrics: metrics.clone(),
+            },
+            metrics,
             limits,
-            slots: Arc::new(Semaphore::new(limits.attestations)),
             sources: Sources::default(),
             waiting: Waiting::default(),
         }
@@ -70,38 +74,46 @@ impl ServerAttestor {
 
     /// A place for one attestation more, from `source` if SPIRE tells it.
     fn enter(&self, source: Option<IpAddr>, per_source: usize) -> Result<Slot, Refusal> {
-        let limit = self.limits.attestations;
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Refusal::Busy { limit })?;
+        let limit = self.slots.limit;
+        let permit = Arc::clone(&self.slots.free).try_acquire_owned().map_err(|_| Refusal::Busy { limit })?;
         let guest = match source {
             None => None,
             Some(address) => {
                 Some(self.sources.enter(address, per_source).ok_or(Refusal::SourceBusy { limit: per_source })?)
             }
         };
-        self.telemetry.under_way(limit - self.slots.available_permits());
-        Ok(Slot {
-            slot: Some(slot),
-            slots: Arc::clone(&self.slots),
-            limit,
-            telemetry: self.telemetry.clone(),
-            _guest: guest,
-        })
+        self.slots.tell();
+        Ok(Slot { permit: Some(permit), slots: self.slots.clone(), _guest: guest })
+    }
+}
+
+/// The places for attestations; clones share them.
+#[derive(Clone, Debug)]
+struct Slots {
+    free: Arc<Semaphore>,
+    limit: usize,
+    metrics: Metrics,
+}
+
+impl Slots {
+    /// Tells SPIRE's telemetry how many are taken.
+    fn tell(&self) {
+        let taken = self.limit - self.free.available_permits();
+        self.metrics.gauge("attestations_under_way", taken as f32, &[]);
     }
 }
 
 /// The place of one attestation, until it ends.
 struct Slot {
-    slot: Option<OwnedSemaphorePermit>,
-    slots: Arc<Semaphore>,
-    limit: usize,
-    telemetry: Telemetry,
+    permit: Option<OwnedSemaphorePermit>,
+    slots: Slots,
     _guest: Option<Guest>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        drop(self.slot.take());
-        self.telemetry.under_way(self.limit - self.slots.available_permits());
+        drop(self.permit.take());
+        self.slots.tell();
     }
 }
 
@@ -117,23 +129,21 @@ impl NodeAttestor for ServerAttestor {
         if let Some(source) = source {
             span.record("source", tracing::field::display(source));
         }
-        let telemetry = self.telemetry.clone();
+        let mut outcome = Outcome::begin(self.metrics.clone());
         let slot = self.enter(source, config.maximum_attestations_per_source).map_err(|refusal| {
-            telemetry.ended(refusal.code());
+            outcome.is(refusal.code());
             span.in_scope(|| warn!(error = %refusal, code = ?refusal.code(), "Node attestation refused"));
             refusal.status(attempt)
         })?;
         let on_panic = Refusal::Panicked.status(attempt);
-        let (limits, waiting) = (self.limits, self.waiting.clone());
+        let (metrics, limits, waiting) = (self.metrics.clone(), self.limits, self.waiting.clone());
         Ok(exchange::serve(request.into_inner(), span, on_panic, move |mut exchange| async move {
             let _slot = slot;
-            // Counts the attestation also where SPIRE cancels it, or it panics, and nothing after this runs.
-            let mut ending = Ending { telemetry: telemetry.clone(), code: Code::Cancelled };
-            let start = AwaitPayload::new(config, telemetry.clone(), waiting);
-            let attestation = attest(start, &telemetry, limits, &mut exchange);
-            match telemetry.measured(Hop::Attestation, attestation).await {
+            let start = AwaitPayload::new(config, metrics.clone(), waiting);
+            let attestation = attest(start, &metrics, limits, &mut exchange);
+            match metrics.latency(hop::ATTESTATION, attestation).await {
                 Ok(Identity { spiffe_id, selectors }) => {
-                    ending.code = Code::Ok;
+                    outcome.is(Code::Ok);
                     if !selectors.left_out.is_empty() {
                         warn!(left_out = selectors.left_out.join("; "), "Some selectors could not be made");
                     }
@@ -141,32 +151,16 @@ impl NodeAttestor for ServerAttestor {
                     exchange.send(attributes(&spiffe_id, selectors.values)).await
                 }
                 Err(End::Refused(refusal)) => {
-                    ending.code = refusal.code();
+                    outcome.is(refusal.code());
                     warn!(error = %refusal, code = ?refusal.code(), "Node attestation refused");
                     Err(refusal.status(attempt))
                 }
                 Err(End::Stream(status)) => {
-                    ending.code = status.code();
+                    outcome.is(status.code());
                     Err(status)
                 }
             }
         }))
-    }
-}
-
-/// Tells the telemetry how an attestation ended, when it is dropped.
-struct Ending {
-    telemetry: Telemetry,
-    code: Code,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let code = if std::thread::panicking() { Code::Internal } else { self.code };
-        if code == Code::Cancelled {
-            debug!("The attestation ended without an outcome: SPIRE or the node gave it up");
-        }
-        self.telemetry.ended(code);
     }
 }
 
@@ -186,7 +180,7 @@ impl<R: Into<Refusal>> From<R> for End {
 
 async fn attest(
     start: AwaitPayload,
-    telemetry: &Telemetry,
+    metrics: &Metrics,
     limits: Limits,
     exchange: &mut Exchange<AttestRequest, AttestResponse>,
 ) -> Result<Identity, End> {
@@ -202,7 +196,7 @@ async fn attest(
     Span::current().record("agent", tracing::field::display(waiting.id()));
     exchange.send(message(Answer::Challenge(challenge))).await.map_err(End::Stream)?;
 
-    let quote = telemetry.measured(Hop::Node, async {
+    let quote = metrics.latency(hop::NODE, async {
         match tokio::time::timeout(limits.quote, receive(exchange)).await {
             Err(_) => Err(Refusal::NodeTooSlow { limit: limits.quote }.into()),
             // Here and not after Keylime's answers: nobody unknown has us keep what is too long anyway.

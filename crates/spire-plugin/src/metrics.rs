@@ -6,6 +6,8 @@
 //! before it. Metrics must not cost an attestation anything: recording adds to a sum or puts into a bounded queue, and
 //! returns; one task in the background sends. While SPIRE takes none, what was counted is kept, and the rest dropped.
 
+mod outcome;
+
 use std::{
     fmt,
     pin::Pin,
@@ -17,6 +19,7 @@ use std::{
 };
 
 use go_plugin::{Broker, BrokerError};
+pub use outcome::Outcome;
 use spire_proto::metrics::{
     IncrCounterRequest, Label, MeasureSinceRequest, SetGaugeRequest, metrics_client::MetricsClient, metrics_server,
 };
@@ -118,6 +121,14 @@ impl Metrics {
     /// quantiles of the last minute or so, `_sum` and `_count`.
     pub fn measure(&self, key: &'static str, time: Duration, labels: Labels<'_>) {
         self.record(key, Value::Time(time), labels);
+    }
+
+    /// Runs `work` and adds the time it took, whatever came of it, to the distribution `latency` of this `hop`.
+    pub async fn latency<T>(&self, hop: &'static str, work: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let done = work.await;
+        self.measure("latency", start.elapsed(), &[("hop", hop)]);
+        done
     }
 
     /// Takes note of what the host said it offers, and starts the sending task if that includes [`SERVICE`].

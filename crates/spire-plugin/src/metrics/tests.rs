@@ -116,6 +116,33 @@ async fn counts_of_one_key_and_its_labels_go_together() {
 }
 
 #[tokio::test]
+async fn an_attestation_is_counted_once_however_it_ends() {
+    let spire = Arc::new(Spire::default());
+    let metrics = metrics(&spire);
+    let begin = || Outcome::begin(metrics.clone());
+    drop(begin());
+    let mut refused = begin();
+    refused.is(Code::PermissionDenied);
+    drop(refused);
+    // A later fault of our own counts for more than what was reached before.
+    let mut answered = begin();
+    answered.is(Code::Ok);
+    let panicked = tokio::spawn(async move {
+        let _answered = answered;
+        panic!("on purpose")
+    });
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert_eq!(
+        spire.wait(3).await,
+        [
+            "keylime_attestor_attestation + 1 result=Cancelled",
+            "keylime_attestor_attestation + 1 result=Internal",
+            "keylime_attestor_attestation + 1 result=PermissionDenied",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_sum_beyond_what_the_wire_has_exactly_goes_in_parts() {
     let spire = Arc::new(Spire::default());
     let metrics = metrics(&spire);
