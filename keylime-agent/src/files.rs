@@ -7,12 +7,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Replaces the content of `path`. The file has `mode` from the start, so that a secret is at no time readable by
-/// others; content and folder entry have reached the disk when this returns. A symbolic link is followed.
+/// others; content and folder entry have reached the disk when this returns. A symbolic link is followed, also to a
+/// file that does not exist yet.
 ///
 /// # Errors
 /// The folder cannot be written, or the disk is full.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let path = target(path);
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidFilename));
     };
@@ -26,6 +27,16 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     file.sync_all()?;
     std::fs::rename(&temporary.0, &path)?;
     File::open(folder)?.sync_all()
+}
+
+fn target(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    match (path.parent(), path.read_link()) {
+        (Some(folder), Ok(target)) => folder.join(target),
+        _ => path.to_owned(),
+    }
 }
 
 /// Removed when dropped; after the rename there is nothing left to remove.
@@ -66,6 +77,12 @@ mod tests {
         replace(&link, b"new", 0o600).unwrap();
         assert!(link.is_symlink());
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        std::fs::remove_file(&target).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("target", &link).unwrap();
+        replace(&link, b"first", 0o600).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&target).unwrap(), b"first");
     }
 
     #[test]

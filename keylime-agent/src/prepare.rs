@@ -75,7 +75,12 @@ pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, Sta
     for warning in found.warnings {
         tracing::warn!("{warning}");
     }
-    problems.extend(found.problems);
+    let has_right_user = problems.is_empty();
+    problems.extend(found.problems.into_iter().map(|problem| match problem {
+        // Only with the rights of the user whose file it is.
+        Cause::AgentData(error) if purpose == Purpose::Run && has_right_user => error.with_copy().into(),
+        other => other,
+    }));
     let id = id.unwrap_or_else(|error| {
         problems.push(error.into());
         // The start ends here.

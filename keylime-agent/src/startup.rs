@@ -16,7 +16,7 @@ use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmError, TpmSettings};
 use zeroize::Zeroizing;
 
 use crate::agent::Agent;
-use crate::agent_data::{self, Fit, Stored};
+use crate::agent_data::{self, AgentDataError, Fit, Stored};
 use crate::config::Config;
 use crate::device_identity::Certificates;
 use crate::error::{Cause, StartError};
@@ -91,7 +91,7 @@ async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>,
 async fn open(config: &Config) -> Result<(Bound, Option<Stored>, Tpm), Cause> {
     let (host, port) = &config.listen;
     let bound = Bound::new(host, *port).await?;
-    let stored = agent_data::load(&config.agent_data)?;
+    let stored = agent_data::load(&config.agent_data).map_err(AgentDataError::with_copy)?;
     let tpm = open_tpm(config, stored.as_ref()).await?;
     Ok((bound, stored, tpm))
 }
@@ -212,7 +212,7 @@ impl Start<'_> {
             // identity by surprise.
             Err(TpmError::AkRejected(reason)) => {
                 tracing::error!("Loading old AK key from {shown} failed: {reason}");
-                return Err(agent_data::damaged(path, reason).into());
+                return Err(agent_data::damaged(path, reason).with_copy().into());
             }
             Err(error) => return Err(error.into()),
         };

@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The stock agent's data file (`agent_data.json`): the AK, so that it stays the same over restarts. The registrar
-//! refuses a host that comes with another AK, so a file that cannot be read stops the start instead of being replaced,
-//! and before an AK of other settings takes its place the file is kept under another name.
+//! refuses a host that comes with another AK, so a file that cannot be read stops the start instead of being replaced;
+//! a copy of it is kept for whoever mends it in haste. Before an AK of other settings takes its place the file is kept
+//! under another name, too.
+
+mod copies;
 
 use std::fmt;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use tpm::SavedAk;
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 use tpm_wire::public::Public;
 
 use crate::files;
+
+/// More bytes than the file has with the largest keys that TPMs have.
+const LIMIT: usize = 1 << 20;
 
 /// The file as it is stored: pretty-printed JSON, byte strings as arrays of numbers.
 #[derive(Serialize, Deserialize)]
@@ -47,16 +55,21 @@ pub(crate) struct Stored {
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentDataError {
-    #[error("cannot read the AK from {}: {source}", path.display())]
+    #[error(
+        "cannot read the AK from {}: {source}. A new AK would be a new identity, so none is made: let the user that the \
+         agent runs as read the file, or restore it from a backup",
+        path.display()
+    )]
     Read { path: PathBuf, source: io::Error },
     #[error(
         "the AK in {} cannot be used: {reason}. A new AK would be a new identity, which the registrar refuses for this \
          agent id, so none is made. Restore the file from a backup; or move it away and have the registration deleted \
-         with: keylime_tenant -c regdelete",
-        path.display()
+         with: keylime_tenant -c regdelete{}",
+        path.display(),
+        shown(copy.as_ref())
     )]
-    Damaged { path: PathBuf, reason: String },
-    #[error("cannot keep the AK so far in {}: {source}", path.display())]
+    Damaged { path: PathBuf, reason: String, copy: Option<io::Result<PathBuf>> },
+    #[error("cannot make a copy of the AK so far in {}: {source}", path.display())]
     Keep { path: PathBuf, source: io::Error },
     #[error("cannot store the AK in {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -75,20 +88,33 @@ impl Stored {
     }
 }
 
+impl AgentDataError {
+    /// Has a copy made of a damaged file, unless there is one already, and says so in the message. Whether that succeeds
+    /// changes nothing else.
+    pub(crate) fn with_copy(mut self) -> Self {
+        if let Self::Damaged { path, copy, .. } = &mut self {
+            *copy = read_bounded(path).ok().flatten().map(|content| copies::set_aside(path, &content));
+        }
+        self
+    }
+}
+
+fn shown(copy: Option<&io::Result<PathBuf>>) -> String {
+    match copy {
+        None => String::new(),
+        Some(Ok(path)) => format!(". What it holds now is kept as {}", path.display()),
+        Some(Err(error)) => format!(". No copy of what it holds now could be made: {error}"),
+    }
+}
+
 /// The error that names the file and what to do.
 pub(crate) fn damaged(path: &Path, reason: impl fmt::Display) -> AgentDataError {
-    AgentDataError::Damaged { path: path.to_owned(), reason: reason.to_string() }
+    AgentDataError::Damaged { path: path.to_owned(), reason: reason.to_string(), copy: None }
 }
 
 /// Reads the file, if there is one.
 pub(crate) fn load(path: &Path) -> Result<Option<Stored>, AgentDataError> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(AgentDataError::Read { path: path.to_owned(), source });
-        }
-    };
+    let Some(text) = read_bounded(path)? else { return Ok(None) };
     let record: Record = serde_json::from_slice(&text)
         .map_err(|error| damaged(path, format_args!("it is not an agent data file ({error})")))?;
     Public::decode_tpmt(&record.ak_public)
@@ -97,40 +123,32 @@ pub(crate) fn load(path: &Path) -> Result<Option<Stored>, AgentDataError> {
     Ok(Some(Stored { ak, ek_hash: record.ek_hash }))
 }
 
+fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, AgentDataError> {
+    let failed = |source| AgentDataError::Read { path: path.to_owned(), source };
+    // Without waiting for somebody to write into a pipe.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(damaged(path, "it is not an ordinary file"));
+    }
+    let mut content = Vec::new();
+    file.take(LIMIT as u64 + 1).read_to_end(&mut content).map_err(failed)?;
+    if content.len() > LIMIT {
+        return Err(damaged(path, format_args!("it has more than {LIMIT} bytes, which no AK has")));
+    }
+    Ok(Some(content))
+}
+
 /// Copies the file to where a new AK does not overwrite it, and returns that path:
 /// `agent_data.json.backup-YYYYMMDD-HHMMSS`, in UTC.
 pub(crate) fn keep(path: &Path) -> Result<PathBuf, AgentDataError> {
-    let mut at = SystemTime::now();
-    let backup = loop {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".backup-{}", timestamp(at)));
-        let name = PathBuf::from(name);
-        // A copy that is there is the only one of another AK.
-        match name.try_exists() {
-            Ok(true) => at += Duration::from_secs(1),
-            _ => break name,
-        }
-    };
     std::fs::read(path)
-        .and_then(|content| files::replace(&backup, &content, 0o600))
-        .map_err(|source| AgentDataError::Keep { path: backup.clone(), source })?;
-    Ok(backup)
-}
-
-/// `YYYYMMDD-HHMMSS` in UTC.
-fn timestamp(at: SystemTime) -> String {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
-    // Counted from 1 March of the year 0, so that a leap day is the last day of its year.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = era * 400 + year + next;
-    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", time / 3600, time / 60 % 60, time % 60)
+        .and_then(|content| copies::write(path, "backup", &content))
+        .map_err(|source| AgentDataError::Keep { path: path.to_owned(), source })
 }
 
 /// Writes the file, readable by its owner only. One that holds this already is left alone: a full disk is no reason
@@ -246,61 +264,50 @@ mod tests {
     }
 
     #[test]
-    fn an_old_file_is_kept_under_the_time() {
+    fn a_damaged_file_stays_and_is_explained() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent_data.json");
-        store(&path, &ak(), &fit()).unwrap();
-        let content = std::fs::read(&path).unwrap();
-        // Two within one second, too.
-        let backups = [keep(&path).unwrap(), keep(&path).unwrap()];
-        assert_ne!(backups[0], backups[1]);
-        for backup in backups {
-            assert_eq!(std::fs::read(&backup).unwrap(), content);
-            let name = backup.file_name().unwrap().to_str().unwrap();
-            let time = name.strip_prefix("agent_data.json.backup-").unwrap();
-            assert_eq!((time.len(), time.find('-')), (15, Some(8)), "{name}");
-        }
-        let missing = dir.path().join("missing");
-        let error = keep(&missing).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot keep the AK so far in {}.backup-", missing.display())), "{error}");
-    }
-
-    #[test]
-    fn times_are_calendar_dates() {
-        for (seconds, text) in [
-            (0, "19700101-000000"),
-            (951_782_399, "20000228-235959"),
-            (951_782_400, "20000229-000000"),
-            (951_868_800, "20000301-000000"),
-            (1_735_689_599, "20241231-235959"),
-            (1_753_600_245, "20250727-071045"),
-            (4_107_542_400, "21000301-000000"),
-        ] {
-            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
-    }
-
-    #[test]
-    fn a_damaged_file_is_kept_and_explained() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent_data.json");
+        let shown = path.display();
         let advice = ". A new AK would be a new identity, which the registrar refuses for this agent id, so none is \
                       made. Restore the file from a backup; or move it away and have the registration deleted with: \
                       keylime_tenant -c regdelete";
-        let shown = path.display();
         store(&path, &ak(), &fit()).unwrap();
         let good = std::fs::read_to_string(&path).unwrap();
+        let no_file = "it is not an agent data file";
         for (text, reason) in [
-            (String::new(), "it is not an agent data file (EOF while parsing a value at line 1 column 0)"),
-            (good[..good.len() - 9].to_owned(), "it is not an agent data file (EOF"),
-            (good.replace("255", "256"), "it is not an agent data file (invalid value"),
-            (good.replacen("0,", "9,", 1), "its public key is malformed ("),
+            (String::new(), format!("{no_file} (EOF while parsing a value at line 1 column 0)")),
+            (good[..good.len() - 9].to_owned(), format!("{no_file} (EOF")),
+            ("\0".repeat(2000), format!("{no_file} (expected value at line 1 column 1)")),
+            (good.replace("255", "256"), format!("{no_file} (invalid value: integer `256`, expected u8")),
+            (good.replace("\"Sha256\"", "7"), format!("{no_file} (invalid type: integer `7`, expected a string")),
+            (good.replace("ak_private", "ak"), format!("{no_file} (missing field `ak_private`")),
+            (good.replacen("0,", "9,", 1), "its public key is malformed (".to_owned()),
+            (" ".repeat(LIMIT + 1), "it has more than 1048576 bytes, which no AK has".to_owned()),
         ] {
             std::fs::write(&path, &text).unwrap();
-            let error = load(&path).err().unwrap().to_string();
-            assert!(error.starts_with(&format!("the AK in {shown} cannot be used: {reason}")), "{error}");
-            assert!(error.ends_with(advice), "{error}");
+            let error = load(&path).err().unwrap();
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("the AK in {shown} cannot be used: {reason}")), "{message}");
+            assert!(message.ends_with(advice), "{message}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        std::fs::write(&path, "x").unwrap();
+        let message = load(&path).err().unwrap().with_copy().to_string();
+        let (before, copy) = message.split_once(". What it holds now is kept as ").unwrap();
+        assert!(before.ends_with(advice), "{message}");
+        assert_eq!(std::fs::read(copy).unwrap(), b"x");
+        std::fs::remove_file(copy).unwrap();
+        // Neither is there anything to copy of these, nor do they keep the agent waiting.
+        std::fs::remove_file(&path).unwrap();
+        let make_folder = || std::fs::create_dir(&path).unwrap();
+        let make_pipe = || nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for make in [&make_folder as &dyn Fn(), &make_pipe] {
+            make();
+            let message = load(&path).err().unwrap().with_copy().to_string();
+            assert_eq!(message, format!("the AK in {shown} cannot be used: it is not an ordinary file{advice}"));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            let _ = std::fs::remove_dir(&path);
         }
     }
 }
