@@ -44,8 +44,8 @@
 //! - anything about PCRs 8 and above, which the operating system extends without this log.
 
 mod error;
+mod fields;
 mod parse;
-mod reader;
 mod replay;
 mod secure_boot;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use tpm_wire::hash::HashAlgorithm;
 
 use crate::error::BootLogError;
-use crate::reader::Reader;
+use crate::fields::{At, Fields, sized};
 use crate::secure_boot;
 
 /// Longest log in bytes, which is what the plugins' messages carry. Real ones have 20 to 80 KiB, most
@@ -85,19 +85,20 @@ impl BootLog {
         if bytes.len() > MAX_BOOT_LOG_LEN {
             return Err(BootLogError::TooLong { len: bytes.len() });
         }
-        let mut reader = Reader::new(bytes, 0);
+        let mut reader = Fields::at(At(0), bytes);
         let algorithms = spec_id_event(&mut reader)?;
         let mut events = Vec::new();
         let mut startup_locality = None;
-        while reader.next_event() {
-            let number = reader.event();
+        while reader.left() > 0 {
+            reader.place.0 += 1;
+            let number = reader.place.0;
             if number >= MAX_EVENTS {
                 return Err(BootLogError::TooManyEvents);
             }
             let pcr = reader.u32("pcrIndex")?;
             let event_type = reader.u32("eventType")?;
             let digests = digests(&mut reader, &algorithms)?;
-            let data = reader.sized("eventSize", "event")?;
+            let data = sized(&mut reader, "eventSize", "event")?;
             if event_type == EV_NO_ACTION {
                 if pcr == 0 && data.starts_with(STARTUP_LOCALITY) {
                     if startup_locality.is_some() {
@@ -135,14 +136,14 @@ struct Algorithm {
 }
 
 /// The first event, a TCG_PCClientPCREvent around a TCG_EfiSpecIDEvent: the algorithms it announces.
-fn spec_id_event(log: &mut Reader<'_>) -> Result<Vec<Algorithm>, BootLogError> {
+fn spec_id_event(log: &mut Fields<'_>) -> Result<Vec<Algorithm>, BootLogError> {
     let pcr = log.u32("pcrIndex")?;
     let event_type = log.u32("eventType")?;
     log.bytes("digest", HashAlgorithm::Sha1.digest_len())?;
     if pcr != 0 || event_type != EV_NO_ACTION {
         return Err(BootLogError::NotCryptoAgile);
     }
-    let mut event = Reader::new(log.sized("eventDataSize", "event")?, 0);
+    let mut event = Fields::at(At(0), sized(log, "eventDataSize", "event")?);
     if event.bytes("signature", SPEC_ID_03.len())? != SPEC_ID_03 {
         return Err(BootLogError::NotCryptoAgile);
     }
@@ -180,8 +181,8 @@ fn spec_id_event(log: &mut Reader<'_>) -> Result<Vec<Algorithm>, BootLogError> {
 }
 
 /// A TPML_DIGEST_VALUES: the digests of known algorithms.
-fn digests(reader: &mut Reader<'_>, algorithms: &[Algorithm]) -> Result<Digests, BootLogError> {
-    let event = reader.event();
+fn digests(reader: &mut Fields<'_>, algorithms: &[Algorithm]) -> Result<Digests, BootLogError> {
+    let event = reader.place.0;
     let count = reader.u32("digests.count")?;
     let limit = algorithms.len();
     if !(1..=limit).contains(&usize::try_from(count).unwrap_or(usize::MAX)) {

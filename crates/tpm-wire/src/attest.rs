@@ -4,7 +4,7 @@
 use crate::error::DecodeError;
 use crate::hash::HashAlgorithm;
 use crate::pcr::PcrMask;
-use crate::reader::Reader;
+use crate::structure::Fields;
 
 /// The largest accepted TPMS_ATTEST in bytes. Names, qualifying data and digests are at most 68
 /// bytes and selections at most 16 by 7, so no real quote is half as long.
@@ -85,7 +85,7 @@ impl Attest {
     /// otherwise the structure is longer than [`MAX_ATTEST_LEN`], truncated, followed by more bytes,
     /// or has a field beyond its bounds.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new("TPMS_ATTEST", bytes, MAX_ATTEST_LEN)?;
+        let mut reader = Fields::new("TPMS_ATTEST", bytes, MAX_ATTEST_LEN)?;
         match reader.u32("magic")? {
             TPM_GENERATED_VALUE => (),
             found => return Err(DecodeError::Magic { found }),
@@ -123,7 +123,7 @@ impl Attest {
 }
 
 /// A TPM2B_NAME or TPM2B_DATA.
-fn short(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<u8>, DecodeError> {
+fn short(reader: &mut Fields<'_>, field: &'static str) -> Result<Vec<u8>, DecodeError> {
     let bytes = reader.sized(field)?;
     if bytes.len() > MAX_NAME_LEN {
         return Err(reader.size_error(field, bytes.len(), "at most 66"));
@@ -132,7 +132,7 @@ fn short(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<u8>, Decode
 }
 
 /// A TPMS_PCR_SELECTION: u16 hash, u8 sizeofSelect (3 or 4), bit map with PCR 0 in bit 0 of byte 0.
-fn selection(reader: &mut Reader<'_>) -> Result<PcrSelection, DecodeError> {
+fn selection(reader: &mut Fields<'_>) -> Result<PcrSelection, DecodeError> {
     let bank = reader.u16("hash")?;
     let size = reader.u8("sizeofSelect")?;
     if !(3..=4).contains(&size) {

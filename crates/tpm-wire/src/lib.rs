@@ -16,6 +16,7 @@
 //! | [`public`] | TPM2B_PUBLIC, the rules for an AK, SubjectPublicKeyInfo |
 //! | [`quote`] | Keylime's quote string |
 //! | [`verify`] | the check of a quote |
+//! | [`reader`] | a cursor that never reads past the end |
 //! | [`payload`] | the JSON messages between the two SPIRE node attestor plugins |
 //!
 //! # What a verified quote proves
@@ -44,6 +45,7 @@ pub mod payload;
 pub mod pcr;
 pub mod public;
 pub mod quote;
-mod reader;
+pub mod reader;
 pub mod signature;
+mod structure;
 pub mod verify;

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::error::DecodeError;
 use crate::hash::{HashAlgorithm, SignatureScheme, UnsupportedHash};
-use crate::reader::Reader;
+use crate::structure::Fields;
 
 pub(crate) use ak::AkKey;
 pub use ak::{AkError, AkPublic};
@@ -181,7 +181,7 @@ impl Public {
     /// The structure is longer than [`MAX_PUBLIC_LEN`], truncated, followed by more bytes, of a key
     /// type, curve, scheme or name algorithm that is not known here, or has a key of a wrong length.
     pub fn decode_2b(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut outer = Reader::new("TPM2B_PUBLIC", bytes, MAX_PUBLIC_LEN)?;
+        let mut outer = Fields::new("TPM2B_PUBLIC", bytes, MAX_PUBLIC_LEN)?;
         let tpmt = outer.sized("publicArea")?;
         outer.finish()?;
         Self::decode_tpmt(tpmt)
@@ -192,7 +192,7 @@ impl Public {
     /// # Errors
     /// Those of [`Self::decode_2b`].
     pub fn decode_tpmt(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new("TPMT_PUBLIC", bytes, MAX_PUBLIC_LEN - 2)?;
+        let mut reader = Fields::new("TPMT_PUBLIC", bytes, MAX_PUBLIC_LEN - 2)?;
         let kind = reader.u16("type")?;
         if kind != TPM_ALG_RSA && kind != TPM_ALG_ECC {
             return Err(reader.unsupported("type", kind));
@@ -245,13 +245,13 @@ impl Public {
     }
 }
 
-fn hash(reader: &mut Reader<'_>, field: &'static str) -> Result<HashAlgorithm, DecodeError> {
+fn hash(reader: &mut Fields<'_>, field: &'static str) -> Result<HashAlgorithm, DecodeError> {
     let id = reader.u16(field)?;
     HashAlgorithm::from_tpm_id(id).ok_or_else(|| reader.unsupported(field, id))
 }
 
 /// TPMT_SYM_DEF_OBJECT: u16 algorithm and, unless that is NULL, u16 keyBits and u16 mode.
-fn symmetric(reader: &mut Reader<'_>) -> Result<Option<Symmetric>, DecodeError> {
+fn symmetric(reader: &mut Fields<'_>) -> Result<Option<Symmetric>, DecodeError> {
     const BLOCK_CIPHERS: [u16; 3] = [0x0006, 0x0013, 0x0026]; // AES, SM4, Camellia
     match reader.u16("symmetric")? {
         TPM_ALG_NULL => Ok(None),
@@ -265,7 +265,7 @@ fn symmetric(reader: &mut Reader<'_>) -> Result<Option<Symmetric>, DecodeError> 
 }
 
 /// TPMT_RSA_SCHEME or TPMT_ECC_SCHEME: u16 scheme and, unless that is NULL, u16 hash.
-fn scheme(reader: &mut Reader<'_>) -> Result<Option<KeyScheme>, DecodeError> {
+fn scheme(reader: &mut Fields<'_>) -> Result<Option<KeyScheme>, DecodeError> {
     match reader.u16("scheme")? {
         TPM_ALG_NULL => Ok(None),
         id => {
@@ -276,7 +276,7 @@ fn scheme(reader: &mut Reader<'_>) -> Result<Option<KeyScheme>, DecodeError> {
 }
 
 /// The rest of TPMS_RSA_PARMS (u16 keyBits, u32 exponent) and TPM2B_PUBLIC_KEY_RSA.
-fn rsa(reader: &mut Reader<'_>) -> Result<PublicKey, DecodeError> {
+fn rsa(reader: &mut Fields<'_>) -> Result<PublicKey, DecodeError> {
     let key_bits = reader.u16("keyBits")?;
     if !matches!(key_bits, 1024 | 2048 | 3072 | 4096) {
         return Err(reader.unsupported("keyBits", key_bits));
@@ -293,7 +293,7 @@ fn rsa(reader: &mut Reader<'_>) -> Result<PublicKey, DecodeError> {
 }
 
 /// The rest of TPMS_ECC_PARMS (u16 curveID, TPMT_KDF_SCHEME) and TPMS_ECC_POINT.
-fn ecc(reader: &mut Reader<'_>) -> Result<PublicKey, DecodeError> {
+fn ecc(reader: &mut Fields<'_>) -> Result<PublicKey, DecodeError> {
     let id = reader.u16("curveID")?;
     let curve = Curve::from_tpm_id(id).ok_or_else(|| reader.unsupported("curveID", id))?;
     if reader.u16("kdf")? != TPM_ALG_NULL {
@@ -305,7 +305,7 @@ fn ecc(reader: &mut Reader<'_>) -> Result<PublicKey, DecodeError> {
 }
 
 /// A coordinate, padded to the size of the field. Some TPMs leave leading zeros out.
-fn coordinate(reader: &mut Reader<'_>, field: &'static str, curve: Curve) -> Result<Vec<u8>, DecodeError> {
+fn coordinate(reader: &mut Fields<'_>, field: &'static str, curve: Curve) -> Result<Vec<u8>, DecodeError> {
     let bytes = reader.sized(field)?;
     if bytes.is_empty() {
         return Err(reader.size_error(field, 0, "1 to the size of the curve's field"));

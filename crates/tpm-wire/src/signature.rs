@@ -3,7 +3,7 @@
 
 use crate::error::DecodeError;
 use crate::hash::{HashAlgorithm, SignatureScheme};
-use crate::reader::Reader;
+use crate::structure::Fields;
 
 /// The largest accepted TPMT_SIGNATURE in bytes: RSA-4096 takes 518.
 pub const MAX_SIGNATURE_LEN: usize = 1024;
@@ -47,7 +47,7 @@ impl Signature {
     /// The scheme or hash is not known here, a buffer is empty or too long for any key, or the
     /// structure is longer than [`MAX_SIGNATURE_LEN`], truncated or followed by more bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new("TPMT_SIGNATURE", bytes, MAX_SIGNATURE_LEN)?;
+        let mut reader = Fields::new("TPMT_SIGNATURE", bytes, MAX_SIGNATURE_LEN)?;
         let id = reader.u16("sigAlg")?;
         let scheme = SignatureScheme::from_tpm_id(id).ok_or_else(|| reader.unsupported("sigAlg", id))?;
         let id = reader.u16("hash")?;
@@ -66,7 +66,7 @@ impl Signature {
 }
 
 fn part(
-    reader: &mut Reader<'_>,
+    reader: &mut Fields<'_>,
     field: &'static str,
     max: usize,
     expected: &'static str,
