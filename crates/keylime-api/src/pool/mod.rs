@@ -3,8 +3,9 @@
 //!
 //! A member that cannot be reached, breaks off, answers too late, fails in TLS or answers with 503 is
 //! left out for a while, 1 s at first and at most 30 s, as long as another one is up. Then one caller
-//! tries it. A call that did not get its turn, and any other answer, take nobody out. A pool of one member is that client and nothing else: it is asked every time, and what
-//! it says is what the pool says.
+//! tries it. A call that did not get its turn, and any other answer, take nobody out. A pool of one
+//! member is that client and nothing else: it is asked every time, and what it says is what the pool
+//! says.
 
 mod health;
 mod registrar;
@@ -42,9 +43,12 @@ pub struct WarmUp<'a> {
     pub outcome: Result<ApiVersion, ClientError>,
 }
 
-/// What the pools need to know of a client.
-trait Client {
+/// What a pool needs to know of its members' clients.
+pub trait Client {
+    /// Service and address, for messages.
     fn peer(&self) -> &str;
+
+    /// Connects and negotiates the API version ahead of the first call.
     fn warm_up(&self) -> impl Future<Output = Result<ApiVersion, ClientError>> + Send;
 }
 
@@ -54,9 +58,12 @@ struct Member<C> {
     health: Health,
 }
 
-/// The members of a pool, in the order of the configuration.
+/// 1 to 8 clients of one service, in the order of the configuration; share it, it keeps their connections and which of
+/// them are down.
 #[derive(Debug)]
-struct Members<C>(Vec<Arc<Member<C>>>);
+pub struct Pool<C> {
+    members: Vec<Arc<Member<C>>>,
+}
 
 /// Whether a member is asked in this round, and if not, how its last call failed.
 enum Pick {
@@ -64,21 +71,28 @@ enum Pick {
     Skip(ClientError),
 }
 
-impl<C: Client> Members<C> {
-    fn new(clients: Vec<C>) -> Result<Self, PoolSizeError> {
+impl<C: Client> Pool<C> {
+    /// A pool of these clients. Whether their order matters is said at [`RegistrarPool`] and [`VerifierPool`].
+    ///
+    /// # Errors
+    /// None, or more than eight.
+    pub fn new(clients: Vec<C>) -> Result<Self, PoolSizeError> {
         if clients.is_empty() || clients.len() > MAX_MEMBERS {
             return Err(PoolSizeError(clients.len()));
         }
         let member = |client| Arc::new(Member { client, health: Health::new() });
-        Ok(Self(clients.into_iter().map(member).collect()))
+        Ok(Self { members: clients.into_iter().map(member).collect() })
     }
 
-    fn peers(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|member| member.client.peer())
+    /// The members for messages, in order: service and address of each.
+    pub fn peers(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| member.client.peer())
     }
 
-    async fn warm_up(&self) -> Vec<WarmUp<'_>> {
-        join_all(self.0.iter().map(|member| async {
+    /// Connects to all members and negotiates API versions ahead of the first call, all at once.
+    /// Gives how it went with each, in order.
+    pub async fn warm_up(&self) -> Vec<WarmUp<'_>> {
+        join_all(self.members.iter().map(|member| async {
             let outcome = self.call(member, None, member.client.warm_up()).await;
             WarmUp { peer: member.client.peer(), outcome }
         }))
@@ -87,14 +101,14 @@ impl<C: Client> Members<C> {
 
     /// Whether any member is up, so that those that are down can rest.
     fn one_is_up(&self) -> bool {
-        self.0.iter().any(|member| member.health.is_up())
+        self.members.iter().any(|member| member.health.is_up())
     }
 
     /// Each member with whether it is asked, worked out one by one as the caller comes to them:
     /// those that are up, and of those that are down the ones due for a trial; all, if none is up.
     fn picks(&self) -> impl Iterator<Item = (&Arc<Member<C>>, Pick)> {
         let one_is_up = self.one_is_up();
-        self.0.iter().map(move |member| {
+        self.members.iter().map(move |member| {
             let pick = match member.health.turn(Instant::now()) {
                 Turn::Up => Pick::Ask(None),
                 Turn::Due(trial) => Pick::Ask(Some(trial)),
@@ -116,7 +130,7 @@ impl<C: Client> Members<C> {
         let begun = Instant::now();
         let result = call.await;
         // The health of a single member decides nothing, and its failures are the caller's to log.
-        if self.0.len() > 1 {
+        if self.members.len() > 1 {
             member.health.record(member.client.peer(), begun, result.as_ref().err());
         }
         drop(trial);

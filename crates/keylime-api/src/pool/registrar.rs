@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Client, Failures, Members, Pick, PoolSizeError, WarmUp};
+use super::{Client, Failures, Pick, Pool};
 use crate::client::ClientError;
 use crate::id::AgentId;
 use crate::registrar::{RegistrarAgent, RegistrarClient};
@@ -21,7 +21,7 @@ impl Client for RegistrarClient {
     }
 }
 
-/// 1 to 8 registrars; share it, it keeps their connections and which of them are down.
+/// 1 to 8 registrars, the one to ask first at the front.
 ///
 /// Anybody may register at a registrar, and only within one registrar's database an id keeps its TPM.
 /// So where registrars do not share a database, the record of an earlier one in the list wins, and a later one
@@ -31,34 +31,14 @@ impl Client for RegistrarClient {
 ///   record that is not activated, which anybody can bring about by registering the same keys again;
 /// - or the id is an EK hash ([`AgentId::is_ek_hash`]), which no other TPM's record fits. The caller has to
 ///   compare the EK of the record with it.
-#[derive(Debug)]
-pub struct RegistrarPool {
-    members: Members<RegistrarClient>,
+pub type RegistrarPool = Pool<RegistrarClient>;
+
+impl RegistrarPool {
     /// The longest time for all members together: twice that for one. So one that hangs leaves a whole call for one
     /// that answers. Two that hang use the time up: the node hears of it and tries again rather than
     /// waits for up to eight times the limit, and then they rest while another one is up.
-    limit: Duration,
-}
-
-impl RegistrarPool {
-    /// A pool of these registrars, the one to ask first at the front.
-    ///
-    /// # Errors
-    /// None, or more than eight.
-    pub fn new(clients: Vec<RegistrarClient>) -> Result<Self, PoolSizeError> {
-        let limit = clients.iter().map(RegistrarClient::limit).max().unwrap_or_default() * 2;
-        Members::new(clients).map(|members| Self { members, limit })
-    }
-
-    /// The members for messages, in order: service and address of each.
-    pub fn peers(&self) -> impl Iterator<Item = &str> {
-        self.members.peers()
-    }
-
-    /// Connects to all members and negotiates API versions ahead of the first call, all at once.
-    /// Gives how it went with each, in order.
-    pub async fn warm_up(&self) -> Vec<WarmUp<'_>> {
-        self.members.warm_up().await
+    fn limit(&self) -> Duration {
+        self.members.iter().map(|member| member.client.limit()).max().unwrap_or_default() * 2
     }
 
     /// The record of an agent from the first member that has one: they are asked one after the other, in
@@ -70,11 +50,11 @@ impl RegistrarPool {
     /// first failure in order; of a member that was left out that of its last call. For an id that is no EK hash
     /// that failure ends the search.
     pub async fn agent(&self, id: &AgentId) -> Result<RegistrarAgent, ClientError> {
-        let end = Instant::now() + self.limit;
+        let end = Instant::now() + self.limit();
         let mut failures = Failures::default();
-        for (member, pick) in self.members.picks() {
+        for (member, pick) in self.picks() {
             let answer = match pick {
-                Pick::Ask(trial) => self.members.call(member, trial, member.client.agent_before(end, id)).await,
+                Pick::Ask(trial) => self.call(member, trial, member.client.agent_before(end, id)).await,
                 Pick::Skip(error) => Err(error),
             };
             match answer {

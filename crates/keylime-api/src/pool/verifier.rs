@@ -9,7 +9,7 @@ use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
 use tpm_wire::quote::QuoteString;
 
-use super::{Client, Failures, Member, Members, Pick, PoolSizeError, WarmUp};
+use super::{Client, Failures, Member, Pick, Pool};
 use crate::client::ClientError;
 use crate::id::AgentId;
 use crate::verdict::Verdict;
@@ -26,11 +26,8 @@ impl Client for VerifierClient {
     }
 }
 
-/// 1 to 8 verifiers; share it, it keeps their connections and which of them are down.
-#[derive(Debug)]
-pub struct VerifierPool {
-    members: Members<VerifierClient>,
-}
+/// 1 to 8 verifiers. The order matters only among those that vouch for a host alike.
+pub type VerifierPool = Pool<VerifierClient>;
 
 /// The record of a host at the one verifier that was chosen, with the verdict on it. Later calls
 /// for the same attestation go by it, so that answers of two verifiers are never mixed.
@@ -78,25 +75,6 @@ impl Vouched {
 }
 
 impl VerifierPool {
-    /// A pool of these verifiers. The order matters only among those that vouch for a host alike.
-    ///
-    /// # Errors
-    /// None, or more than eight.
-    pub fn new(clients: Vec<VerifierClient>) -> Result<Self, PoolSizeError> {
-        Members::new(clients).map(|members| Self { members })
-    }
-
-    /// The members for messages, in order: service and address of each.
-    pub fn peers(&self) -> impl Iterator<Item = &str> {
-        self.members.peers()
-    }
-
-    /// Connects to all members and negotiates API versions ahead of the first call, all at once.
-    /// Gives how it went with each, in order.
-    pub async fn warm_up(&self) -> Vec<WarmUp<'_>> {
-        self.members.warm_up().await
-    }
-
     /// Asks all members that are up for a host, all at once, and chooses one of the records.
     ///
     /// A record of a failed host wins over all others: the verifiers watch the host together, and
@@ -108,9 +86,9 @@ impl VerifierPool {
     /// No member has a record: [`ClientError::NotFound`] if all said so, else the first failure in
     /// order; of a member that was left out that of its last call.
     pub async fn ask(&self, id: &AgentId, max_age: Option<Duration>) -> Result<Vouched, ClientError> {
-        let answers = join_all(self.members.picks().map(|(member, pick)| async move {
+        let answers = join_all(self.picks().map(|(member, pick)| async move {
             let answer = match pick {
-                Pick::Ask(trial) => self.members.call(member, trial, member.client.agent(id)).await,
+                Pick::Ask(trial) => self.call(member, trial, member.client.agent(id)).await,
                 Pick::Skip(error) => Err(error),
             };
             answer.map(|record| Vouched::new(member, id, record, max_age))
@@ -135,16 +113,16 @@ impl VerifierPool {
     /// The chosen member's failure, whatever the others say that is no objection.
     pub async fn ask_again(&self, vouched: &Vouched, max_age: Option<Duration>) -> Result<Vouched, ClientError> {
         let (id, chosen) = (&vouched.id, &vouched.member);
-        let others = self.members.picks().filter(|(member, _)| !Arc::ptr_eq(member, chosen));
+        let others = self.picks().filter(|(member, _)| !Arc::ptr_eq(member, chosen));
         let objections = join_all(others.map(|(member, pick)| async move {
             let Pick::Ask(trial) = pick else { return None };
             let mut failures = Failures::default();
-            let answer = self.members.call(member, trial, member.client.agent(id)).await;
+            let answer = self.call(member, trial, member.client.agent(id)).await;
             let record = answer.map_err(|error| failures.add(error)).ok();
             failures.ignore();
             record.map(|record| Vouched::new(member, id, record, max_age)).filter(Vouched::is_failed)
         }));
-        let again = self.members.call(chosen, None, chosen.client.agent(id));
+        let again = self.call(chosen, None, chosen.client.agent(id));
         let (again, objections) = join(again, objections).await;
         match objections.into_iter().flatten().next() {
             Some(objection) => Ok(objection),
