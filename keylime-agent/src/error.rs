@@ -26,9 +26,12 @@ impl StartError {
     /// Whether only a change of the configuration helps.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        use PrivilegeError::{NoGroup, NoUser};
+        use PrivilegeError::{GroupUnknown, NoGroup, NoUser};
         self.0.iter().any(|cause| {
-            matches!(cause, Cause::Privileges(NoUser(_) | NoGroup(_)) | Cause::AllowedUsers(NoUser(_) | NoGroup(_)))
+            matches!(
+                cause,
+                Cause::Privileges(NoUser(_) | NoGroup(_) | GroupUnknown(_)) | Cause::AllowedUsers(NoUser(_))
+            )
         })
     }
 

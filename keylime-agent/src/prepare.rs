@@ -42,6 +42,7 @@ pub(crate) struct Logs {
 /// Opens what needs the rights of the start, gives them up and checks everything else. Logs what is odd.
 pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
     let logs = Logs {
+    privileges::restrict_umask();
         ima: measurement::open(&config.ima_log, "IMA measurement list"),
         boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
     };
@@ -93,9 +94,17 @@ pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, Sta
 /// The account to change to, if there is one and this process can.
 fn find_account(config: &Config) -> Result<Option<(Account, RunAs)>, PrivilegeError> {
     match (&config.run_as, privileges::is_root()) {
-        (Some(run_as), true) => return Ok(Some((Account::find(run_as)?, run_as.clone()))),
+        (Some(run_as), true) => {
+            let account = Account::find(run_as)?;
+            if account.is_root() {
+                tracing::warn!("option 'run_as' names root: everything here runs as root");
+            }
+            return Ok(Some((account, run_as.clone())));
+        }
         (None, true) => tracing::warn!("Cannot drop privileges since 'run_as' is empty: everything here runs as root"),
         (Some(_), false) => {
+        // Whoever starts it as that user need not hear of it.
+        (Some(run_as), false) if Account::find(run_as).is_ok_and(|account| account.is_this_process()) => {}
             tracing::warn!("Ignoring 'run_as' option because Keylime agent has not been started as root.")
         }
         (None, false) => {}

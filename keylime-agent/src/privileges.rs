@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Giving up root (`run_as`).
 
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, initgroups, setfsgid, setfsuid, setgid, setuid};
+use std::ffi::CString;
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{
+    Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getgroups, setfsgid, setfsuid, setgid, setgroups, setuid,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::config::RunAs;
 
@@ -12,26 +18,41 @@ pub(crate) enum PrivilegeError {
     NoUser(String),
     #[error("there is no group '{0}'")]
     NoGroup(String),
+    #[error("the user {0} has no entry in the user database, so its group must be given, too: write '{0}:group'")]
+    GroupUnknown(Uid),
     #[error("cannot look up '{name}': {source}")]
     Lookup { name: String, source: nix::Error },
     #[error("cannot change to user and group {run_as}: {source}")]
     Change { run_as: String, source: nix::Error },
+    #[error("cannot give up the capabilities of root: {0}")]
+    Capabilities(#[source] rustix::io::Errno),
+    #[error("after the change to user and group {run_as} this process can still become root")]
+    StillRoot { run_as: String },
 }
 
 /// The user and group to change to.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
-    user: User,
+    user: Uid,
     group: Gid,
+    /// The group, and those that the user is a member of.
+    groups: Vec<Gid>,
 }
 
 impl Account {
-    /// Looks up user and group, which may be given by name or by number.
+    /// Looks up user and group, which may be given by name or by number. Numbers need no entries in the databases; a user
+    /// without one is a member of no further groups.
     pub(crate) fn find(run_as: &RunAs) -> Result<Self, PrivilegeError> {
-        let user = find_user(&run_as.user)?.ok_or_else(|| PrivilegeError::NoUser(run_as.user.clone()))?;
-        let group = match &run_as.group {
-            None => user.gid,
-            Some(name) => match name.parse() {
+        let found = find_user(&run_as.user)?;
+        let user = match (&found, run_as.user.parse()) {
+            (Some(user), _) => user.uid,
+            (None, Ok(number)) => Uid::from_raw(number),
+            (None, Err(_)) => return Err(PrivilegeError::NoUser(run_as.user.clone())),
+        };
+        let group = match (&run_as.group, &found) {
+            (None, Some(user)) => user.gid,
+            (None, None) => return Err(PrivilegeError::GroupUnknown(user)),
+            (Some(name), _) => match name.parse() {
                 Ok(number) => Gid::from_raw(number),
                 Err(_) => {
                     Group::from_name(name)
@@ -41,41 +62,62 @@ impl Account {
                 }
             },
         };
-        Ok(Self { user, group })
+        let groups = match found {
+            None => vec![group],
+            Some(user) => CString::new(user.name.as_str())
+                .map_err(|_| nix::Error::EINVAL)
+                .and_then(|name| getgrouplist(&name, group))
+                .map_err(|source| lookup(&user.name, source))?,
+        };
+        Ok(Self { user, group, groups })
     }
 
     /// The user's number.
     pub(crate) fn user_id(&self) -> u32 {
-        self.user.uid.as_raw()
+        self.user.as_raw()
     }
 
     /// The group's number.
     pub(crate) fn group_id(&self) -> u32 {
         self.group.as_raw()
     }
+
+    /// Whether this process has its user and group already.
+    pub(crate) fn is_this_process(&self) -> bool {
+        (self.user, self.group) == (geteuid(), getegid())
+    }
+
+    /// Whether it is root itself.
+    pub(crate) fn is_root(&self) -> bool {
+        self.user.is_root()
+    }
 }
 
 /// Does something with the account's rights to files and comes back. In a folder that belongs to the account, this is how
-/// root is not led to files of others. Of this thread alone, and without the account's supplementary groups.
+/// root is not led to files of others. Of this thread alone.
 pub(crate) fn with_rights_of<T>(
     account: &Account,
     run_as: &RunAs,
     action: impl FnOnce() -> T,
 ) -> Result<T, PrivilegeError> {
     /// Takes the rights back, however the action ends.
-    struct Back(Uid, Gid);
+    struct Back(Uid, Gid, Vec<Gid>);
     impl Drop for Back {
         fn drop(&mut self) {
             setfsuid(self.0);
             setfsgid(self.1);
+            // Whoever could set them before can do it again; if not, rights are missing and not too many.
+            let _ = setgroups(&self.2);
         }
     }
-    let _back = Back(geteuid(), getegid());
+    let change = |source| PrivilegeError::Change { run_as: run_as.to_string(), source };
+    let _back = Back(geteuid(), getegid(), getgroups().map_err(change)?);
+    setgroups(&account.groups).map_err(change)?;
     setfsgid(account.group);
-    setfsuid(account.user.uid);
+    setfsuid(account.user);
     // These calls tell only who it was before.
-    if (setfsuid(account.user.uid), setfsgid(account.group)) != (account.user.uid, account.group) {
-        return Err(PrivilegeError::Change { run_as: run_as.to_string(), source: nix::Error::EPERM });
+    if (setfsuid(account.user), setfsgid(account.group)) != (account.user, account.group) {
+        return Err(change(nix::Error::EPERM));
     }
     Ok(action())
 }
@@ -100,14 +142,33 @@ fn lookup(name: &str, source: nix::Error) -> PrivilegeError {
     PrivilegeError::Lookup { name: name.to_owned(), source }
 }
 
-/// Changes to the account for good: its supplementary groups, then the group, then the user. Must run while the process
-/// has one thread, so that no thread keeps the old rights.
+/// Changes to the account for good: its supplementary groups, then the group, then the user; and gives up all capabilities,
+/// also those that the kernel would leave (capabilities(7): inheritable ones, and all with certain secure bits). The bounding
+/// set and `no_new_privs` stay as whoever started this has set them: scripts of payloads may be meant to use sudo. Must run
+/// while the process has one thread, so that no thread keeps the old rights.
 pub(crate) fn drop_to(account: &Account, run_as: &RunAs) -> Result<(), PrivilegeError> {
     let change = |source| PrivilegeError::Change { run_as: run_as.to_string(), source };
-    let name = std::ffi::CString::new(account.user.name.as_bytes()).map_err(|_| change(nix::Error::EINVAL))?;
-    initgroups(&name, account.group).map_err(change)?;
+    setgroups(&account.groups).map_err(change)?;
     setgid(account.group).map_err(change)?;
-    setuid(account.user.uid).map_err(change)
+    setuid(account.user).map_err(change)?;
+    if account.is_root() {
+        return Ok(());
+    }
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    // The ambient set never has what is in neither of them.
+    set_capabilities(None, none).map_err(PrivilegeError::Capabilities)?;
+    if setuid(Uid::from_raw(0)).is_ok() {
+        return Err(PrivilegeError::StillRoot { run_as: run_as.to_string() });
+    }
+    Ok(())
+}
+
+/// Sees to it that nobody else can write to what this process and its children make, whatever the mask it was started with;
+/// a stricter one stays. What their owner may do is never masked.
+pub(crate) fn restrict_umask() {
+    let given = umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    umask((given | Mode::S_IWGRP | Mode::S_IWOTH) & !Mode::S_IRWXU);
 }
 
 /// Whether this process has root's rights to give up.
@@ -127,9 +188,12 @@ mod tests {
     #[test]
     fn names_and_numbers() {
         let root = find("root", Some("root")).unwrap();
-        assert_eq!((root.user.uid.as_raw(), root.group.as_raw()), (0, 0));
-        assert_eq!(find("0", None).unwrap().group.as_raw(), 0);
-        assert_eq!(find("root", Some("12")).unwrap().group.as_raw(), 12);
+        assert_eq!((root.user_id(), root.group_id(), root.is_root()), (0, 0, true));
+        assert_eq!(find("0", None).unwrap().group_id(), 0);
+        assert_eq!(find("root", Some("12")).unwrap().group_id(), 12);
+        let unknown = find("4000000", Some("4000001")).unwrap();
+        assert_eq!((unknown.user_id(), unknown.group_id(), unknown.is_root()), (4_000_000, 4_000_001, false));
+        assert_eq!(unknown.groups, [Gid::from_raw(4_000_001)]);
         assert_eq!(user_id("12345").unwrap().as_raw(), 12345);
         assert_eq!(user_id("root").unwrap().as_raw(), 0);
     }
@@ -157,5 +221,9 @@ mod tests {
         let no_user = "there is no user 'no-such-user'";
         assert_eq!(find("no-such-user", None).unwrap_err(), no_user);
         assert_eq!(find("root", Some("no-such-group")).unwrap_err(), "there is no group 'no-such-group'");
+        assert_eq!(
+            find("4000000", None).unwrap_err(),
+            "the user 4000000 has no entry in the user database, so its group must be given, too: write '4000000:group'"
+        );
     }
 }
