@@ -41,8 +41,8 @@ pub(crate) struct Logs {
 
 /// Opens what needs the rights of the start, gives them up and checks everything else. Logs what is odd.
 pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
-    let logs = Logs {
     privileges::restrict_umask();
+    let logs = Logs {
         ima: measurement::open(&config.ima_log, "IMA measurement list"),
         boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
     };
@@ -102,9 +102,9 @@ fn find_account(config: &Config) -> Result<Option<(Account, RunAs)>, PrivilegeEr
             return Ok(Some((account, run_as.clone())));
         }
         (None, true) => tracing::warn!("Cannot drop privileges since 'run_as' is empty: everything here runs as root"),
-        (Some(_), false) => {
         // Whoever starts it as that user need not hear of it.
         (Some(run_as), false) if Account::find(run_as).is_ok_and(|account| account.is_this_process()) => {}
+        (Some(_), false) => {
             tracing::warn!("Ignoring 'run_as' option because Keylime agent has not been started as root.")
         }
         (None, false) => {}
