@@ -75,6 +75,7 @@ async fn main(config: &Config, id: Choice, logs: Logs, client_cas: Vec<PathBuf>,
     // Leaves nothing in the TPM, however the rest ends.
     let guard = tpm.guard();
     let place = Place::new(store);
+    place.warn_of_unfinished();
     let started = Start { config, id, client_cas, place, tpm: tpm.clone(), shutdown: shutdown.clone() };
     let result = started.run(logs, stored, bound).await;
     if shutdown.is_requested() {

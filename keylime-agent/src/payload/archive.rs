@@ -2,9 +2,10 @@
 //! Zip archives, as much of them as payloads have: files that are stored or deflated, and folders (PKWARE's APPNOTE,
 //! sections 4.3 and 4.4, without encryption, Zip64 and several disks).
 //!
-//! All entries are checked before anything is written. Nothing can come to lie outside the folder: names go downwards
-//! only, and there are no links.
+//! Everything is checked, contents too, before anything is written. Nothing can come to lie outside the folder: names go
+//! downwards only, and there are no links.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -42,7 +43,7 @@ pub(crate) enum ArchiveError {
     Special(String),
     #[error("entry {name:?} of the zip archive is damaged: {reason}")]
     Entry { name: String, reason: &'static str },
-    #[error("entry {0:?} of the zip archive comes twice, or is named as another file of the payload")]
+    #[error("entry {0:?} of the zip archive comes twice, or stands in the way of another file of the payload")]
     Twice(String),
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -53,33 +54,52 @@ pub(crate) fn is_archive(bytes: &[u8]) -> bool {
     bytes.starts_with(&LOCAL) || bytes.starts_with(&END)
 }
 
-/// Extracts all into a folder that is there and ours alone. Files get mode 0600, and 0700 if their owner may execute them
-/// according to the archive; folders get 0700. What is there already is not replaced.
-pub(crate) fn extract(archive: &[u8], folder: &Path) -> Result<(), ArchiveError> {
-    let entries = entries(archive)?;
-    for entry in &entries {
-        let path = folder.join(&entry.path);
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            |source| ArchiveError::Write { path, source }
-        };
-        let parent = if entry.is_folder { path.as_path() } else { path.parent().unwrap_or(folder) };
-        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed(parent))?;
-        if entry.is_folder {
-            continue;
-        }
-        let mode = if entry.mode & 0o100 == 0 { 0o600 } else { 0o700 };
-        let content = entry.content()?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
-        let written = match file {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+/// A checked archive.
+pub(crate) struct Archive<'a>(Vec<Entry<'a>>);
+
+impl<'a> Archive<'a> {
+    /// Checks the whole archive. `taken` are paths of the folder that other files have.
+    pub(crate) fn parse(bytes: &'a [u8], taken: &[&str]) -> Result<Self, ArchiveError> {
+        let entries = entries(bytes)?;
+        let mut files: HashSet<&Path> = taken.iter().map(Path::new).collect();
+        for entry in entries.iter().filter(|entry| !entry.is_folder) {
+            if !files.insert(&entry.path) {
                 return Err(ArchiveError::Twice(entry.name.clone()));
             }
-            file => file.and_then(|mut file| file.write_all(&content)),
+            // Once more when it is written: what is unpacked may be much larger than the memory of this process should be.
+            entry.content()?;
+        }
+        let below_a_file = |entry: &&Entry<'_>| {
+            let above = if entry.is_folder { Some(entry.path.as_path()) } else { entry.path.parent() };
+            above.is_some_and(|path| path.ancestors().any(|path| files.contains(path)))
         };
-        written.map_err(failed(&path))?;
+        match entries.iter().find(below_a_file) {
+            Some(entry) => Err(ArchiveError::Twice(entry.name.clone())),
+            None => Ok(Self(entries)),
+        }
     }
-    Ok(())
+
+    /// Extracts all into a folder that is there and ours alone. Files get mode 0600, and 0700 if their owner may execute
+    /// them according to the archive; folders get 0700. What is there already is not replaced.
+    pub(crate) fn extract(&self, folder: &Path) -> Result<(), ArchiveError> {
+        for entry in &self.0 {
+            let path = folder.join(&entry.path);
+            let failed = |path: &Path| {
+                let path = path.to_owned();
+                |source| ArchiveError::Write { path, source }
+            };
+            let parent = if entry.is_folder { path.as_path() } else { path.parent().unwrap_or(folder) };
+            DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed(parent))?;
+            if entry.is_folder {
+                continue;
+            }
+            let mode = if entry.mode & 0o100 == 0 { 0o600 } else { 0o700 };
+            let content = entry.content()?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
+            file.and_then(|mut file| file.write_all(&content)).map_err(failed(&path))?;
+        }
+        Ok(())
+    }
 }
 
 /// A checked entry.

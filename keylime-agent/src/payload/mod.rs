@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, MutexGuard, mpsc};
 use crate::bootstrap_key::SymmetricKey;
 use crate::config::Payload;
 use crate::program::{self, ProgramError};
+use archive::{Archive, ArchiveError};
 use store::Store;
 
 /// Deliveries that wait for the one before.
@@ -40,11 +41,20 @@ pub(crate) enum PayloadError {
     #[error("cannot write {}: {source}{}", path.display(), advice(source))]
     Write { path: PathBuf, source: io::Error },
     #[error(transparent)]
-    Archive(#[from] archive::ArchiveError),
+    Archive(#[from] ArchiveError),
     #[error("the script {} {source}", path.display())]
     Script { path: PathBuf, source: ProgramError },
     #[error("the thread that unpacks it has ended after an error in this program")]
     Thread,
+}
+
+impl PayloadError {
+    fn is_no_room(&self) -> bool {
+        let (Self::Write { source, .. } | Self::Archive(ArchiveError::Write { source, .. })) = self else {
+            return false;
+        };
+        source.kind() == io::ErrorKind::StorageFull
+    }
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -76,17 +86,23 @@ impl Place {
 
     /// The folder that the payload's lies in, if there is one.
     pub(crate) fn secure(&self) -> Option<&Path> {
-        match &*self.store {
-            Store::Ready(secure) => Some(secure),
-            Store::Missing(_) => None,
-        }
+        self.store.path()
     }
 
     /// The folder of the unpacked payload, or why there is none.
     pub(crate) fn unzipped(&self) -> Result<PathBuf, String> {
-        match &*self.store {
-            Store::Ready(secure) => Ok(secure.join("unzipped")),
-            Store::Missing(reason) => Err(reason.clone()),
+        self.store.folder().map(|secure| secure.join("unzipped"))
+    }
+
+    /// Says what a kill in the middle of a deployment has left.
+    pub(crate) fn warn_of_unfinished(&self) {
+        if let Ok(folder) = self.unzipped()
+            && unfinished(&folder).exists()
+        {
+            tracing::warn!(
+                "The payload that was being unpacked when the agent ended is incomplete, and is not used: send it again, with \
+                 'keylime_tenant -c update'"
+            );
         }
     }
 }
@@ -163,40 +179,43 @@ impl Deployer {
     }
 }
 
-/// Decrypts and writes everything, in place of what an earlier payload has left.
+/// Decrypts and checks everything, writes it beside what an earlier payload has left, and puts it in its place.
 fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), PayloadError> {
     let Delivery { key, payload } = delivery;
     let text = cipher::decrypt(&key, payload)?;
     tracing::info!("Successfully decrypted payload");
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        |source| PayloadError::Write { path, source }
-    };
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(folder)(error)),
-        _ => {}
-    }
-    DirBuilder::new().mode(0o700).create(folder).map_err(failed(folder))?;
-    let write = |name: &str, content: &[u8]| {
-        let path = folder.join(name);
-        if let Some(parent) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed(parent))?;
+    let is_archive = options.extract_zip && archive::is_archive(&text);
+    let archive = is_archive.then(|| Archive::parse(&text, &[&options.key_name, &options.text_name])).transpose()?;
+    let content = Content { options, key: &key, text: &text, archive };
+    let new = unfinished(folder);
+    remove(&new)?;
+    match content.write(&new) {
+        // A tmpfs that holds one payload need not hold two.
+        Err(error) if error.is_no_room() && folder.exists() => {
+            remove(&new)?;
+            remove(folder)?;
+            content.write(&new)
         }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(content)).map_err(failed(&path))?;
-        Ok::<_, PayloadError>(path)
-    };
-    let path = write(&options.key_name, key.bytes())?;
-    tracing::info!("Wrote payload decryption key to {}", path.display());
-    let path = write(&options.text_name, &text)?;
-    tracing::info!("Wrote decrypted payload to {}", path.display());
-    if options.extract_zip && archive::is_archive(&text) {
+        result => result,
+    }
+    .inspect_err(|_| {
+        // Where it cannot be removed now, the next payload or the next start says so.
+        let _ = remove(&new);
+    })?;
+    remove(folder)?;
+    std::fs::rename(&new, folder).map_err(failed(folder))?;
+    tracing::info!("Wrote payload decryption key to {}", folder.join(&options.key_name).display());
+    tracing::info!("Wrote decrypted payload to {}", folder.join(&options.text_name).display());
+    if is_archive {
         tracing::info!("Unzipping payload {} to {}", options.text_name, folder.display());
-        archive::extract(&text, folder)?;
     } else if options.extract_zip {
         tracing::info!("The payload is no zip archive: it stays as it is");
     }
-    for name in listed_actions(folder).map_err(failed(&folder.join(ACTION_LIST)))?.unwrap_or_default() {
+    let listed = listed_actions(folder).unwrap_or_else(|error| {
+        tracing::warn!("cannot read {}: {error}", folder.join(ACTION_LIST).display());
+        None
+    });
+    for name in listed.unwrap_or_default() {
         let path = folder.join(&name);
         if is_plain_name(&name) && path.is_file() {
             make_executable(&path)?;
@@ -206,16 +225,66 @@ fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), Pa
     Ok(())
 }
 
+/// Where a payload is written before it gets its place.
+fn unfinished(folder: &Path) -> PathBuf {
+    folder.with_extension("new")
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> PayloadError + use<> {
+    let path = path.to_owned();
+    move |source| PayloadError::Write { path: path.clone(), source }
+}
+
+/// Removes a folder if it is there.
+fn remove(folder: &Path) -> Result<(), PayloadError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A checked payload.
+struct Content<'a> {
+    options: &'a Payload,
+    key: &'a SymmetricKey,
+    text: &'a [u8],
+    archive: Option<Archive<'a>>,
+}
+
+impl Content<'_> {
+    /// Writes all files into a new folder.
+    fn write(&self, folder: &Path) -> Result<(), PayloadError> {
+        DirBuilder::new().mode(0o700).create(folder).map_err(failed(folder))?;
+        for (name, content) in [(&self.options.key_name, self.key.bytes()), (&self.options.text_name, self.text)] {
+            let path = folder.join(name);
+            if let Some(parent) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed(parent))?;
+            }
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            file.and_then(|mut file| file.write_all(content)).map_err(failed(&path))?;
+        }
+        match &self.archive {
+            Some(archive) => Ok(archive.extract(folder)?),
+            None => Ok(()),
+        }
+    }
+}
+
 const ACTION_LIST: &str = "action_list";
 
 /// The revocation actions that the payload names, separated by commas or white space; `None` if it has no list.
 pub(crate) fn listed_actions(folder: &Path) -> io::Result<Option<Vec<String>>> {
     use std::io::Read as _;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     match std::fs::File::open(folder.join(ACTION_LIST)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?.take(MAX_ACTION_LIST).read_to_string(&mut text)?,
+        file => file?.take(MAX_ACTION_LIST + 1).read_to_end(&mut bytes)?,
     };
+    if bytes.len() as u64 > MAX_ACTION_LIST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than 64 KiB"));
+    }
+    // A name that is not UTF-8 is that of no file here, and is reported as missing.
+    let text = String::from_utf8_lossy(&bytes);
     let names = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
     Ok(Some(names.map(str::to_owned).collect()))
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::RunAs;
@@ -34,10 +35,42 @@ pub(crate) enum StoreError {
 /// The folder, or why no payload can be put there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Store {
-    /// Its path.
+    /// The path of a tmpfs. Somebody may unmount it while the agent runs: see [`Store::folder`].
+    InMemory(PathBuf),
+    /// A folder that is used wherever it lies.
     Ready(PathBuf),
     /// The reason, for the log.
     Missing(String),
+}
+
+impl Store {
+    /// The folder for something new.
+    ///
+    /// # Errors
+    /// Why there is none, for the log.
+    pub(crate) fn folder(&self) -> Result<&Path, String> {
+        match self {
+            Self::InMemory(path) => match statfs(path) {
+                Ok(found) if found.filesystem_type() == TMPFS_MAGIC => Ok(path),
+                Ok(_) => Err(format!(
+                    "the tmpfs at {} is no longer mounted: payloads must not reach the disk, so mount it again or restart \
+                     the agent",
+                    path.display()
+                )),
+                Err(error) => Err(format!("{} cannot be used for payloads: {error}", path.display())),
+            },
+            Self::Ready(path) => Ok(path),
+            Self::Missing(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// Its path, if there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::InMemory(path) | Self::Ready(path) => Some(path),
+            Self::Missing(_) => None,
+        }
+    }
 }
 
 /// Whether there is a tmpfs already.
@@ -75,7 +108,7 @@ pub(crate) fn prepare(
         mount_new(&path, size, target, privileges::is_root())
     };
     Ok(match result {
-        Ok(()) => Store::Ready(path),
+        Ok(()) => Store::InMemory(path),
         Err(error) if on_disk && !is_mounted && path.is_dir() => {
             tracing::warn!(
                 "INSECURE: payloads and their keys are stored on disk, in {shown}, as no tmpfs can be mounted there \
@@ -164,7 +197,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use nix::mount::umount;
@@ -188,7 +221,7 @@ mod tests {
     }
 
     /// A thread with mounts of its own, which nobody else sees.
-    fn with_own_mounts(test: impl FnOnce(&Path) + Send) {
+    pub(crate) fn with_own_mounts(test: impl FnOnce(&Path) + Send) {
         let Some(()) = require::root() else { return };
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -207,7 +240,9 @@ mod tests {
             let path = dir.join("secure");
             let prepare = |size| prepare(dir, size, false, None).unwrap();
             assert_eq!(find(dir).unwrap(), (path.clone(), false));
-            assert_eq!(prepare("64k"), Store::Ready(path.clone()));
+            let store = prepare("64k");
+            assert_eq!(store, Store::InMemory(path.clone()));
+            assert_eq!(store.folder(), Ok(path.as_path()));
             assert_eq!(find(dir).unwrap(), (path.clone(), true));
             let found = std::fs::metadata(&path).unwrap();
             assert_eq!(found.permissions().mode() & 0o7777, 0o700);
@@ -216,10 +251,19 @@ mod tests {
             let full = std::fs::write(path.join("big"), vec![0; 65 << 10]).unwrap_err();
             assert_eq!(full.kind(), io::ErrorKind::StorageFull);
             // The next start.
-            assert_eq!(prepare("1m"), Store::Ready(path.clone()));
+            assert_eq!(prepare("1m"), Store::InMemory(path.clone()));
             assert_eq!(std::fs::read(path.join("kept")).unwrap(), b"kept");
             let mounts = String::from_utf8(std::fs::read(MOUNTS).unwrap()).unwrap();
             assert_eq!(mounts.matches(path.to_str().unwrap()).count(), 1);
+            // Unmounted, and nothing but a folder on disk is left.
+            umount(&path).unwrap();
+            let is_memory = statfs(dir).unwrap().filesystem_type() == TMPFS_MAGIC;
+            let text = format!(
+                "the tmpfs at {} is no longer mounted: payloads must not reach the disk, so mount it again or restart the \
+                 agent",
+                path.display()
+            );
+            assert_eq!(store.folder(), if is_memory { Ok(path.as_path()) } else { Err(text) });
         });
     }
 
@@ -232,7 +276,7 @@ mod tests {
             let target = Some((Account::find(&run_as).unwrap(), run_as));
             let path = dir.join("secure");
             for _ in 0..2 {
-                assert_eq!(prepare(dir, "1m", false, target.as_ref()).unwrap(), Store::Ready(path.clone()));
+                assert_eq!(prepare(dir, "1m", false, target.as_ref()).unwrap(), Store::InMemory(path.clone()));
                 let found = std::fs::metadata(&path).unwrap();
                 assert_eq!((found.uid(), found.gid()), (65534, 65534));
                 std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();

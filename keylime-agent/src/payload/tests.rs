@@ -107,11 +107,20 @@ async fn each_failure_has_its_text() {
     );
     assert_eq!(
         lab.deploy(&lab.zip(&[("derived_tci_key", "")])).await.unwrap_err(),
-        "entry \"derived_tci_key\" of the zip archive comes twice, or is named as another file of the payload"
+        "entry \"derived_tci_key\" of the zip archive comes twice, or stands in the way of another file of the payload"
     );
-    assert_eq!(lab.deploy(b"PK\x03\x04damaged").await.unwrap_err(), "the zip archive is damaged: it ends too early");
     // What was there stays until there is something to replace it.
     lab.deploy(b"good").await.unwrap();
+    assert_eq!(lab.deploy(b"PK\x03\x04damaged").await.unwrap_err(), "the zip archive is damaged: it ends too early");
+    let mut changed = lab.zip(&[("first", "first"), ("last", "content of the last one")]);
+    let at = changed.windows(4).position(|bytes| bytes == b"cont").unwrap();
+    changed[at] ^= 1;
+    assert_eq!(
+        lab.deploy(&changed).await.unwrap_err(),
+        "entry \"last\" of the zip archive is damaged: its checksum is wrong"
+    );
+    assert_eq!(lab.read("decrypted_payload"), b"good");
+    assert!(!lab.unzipped().with_extension("new").exists());
     let store = || Store::Ready(lab.dir.path().to_owned());
     let wrong = Delivery { key: key(&[4; 32]), payload: encrypt(&key(&[3; 32]), b"text") };
     assert_eq!(
@@ -126,8 +135,40 @@ async fn each_failure_has_its_text() {
     let delivery = Delivery { key: key(&[3; 32]), payload: encrypt(&key(&[3; 32]), b"text") };
     assert_eq!(
         lab.deliver(delivery, Store::Ready(nowhere.clone())).await.unwrap_err(),
-        format!("cannot write {}: No such file or directory (os error 2)", nowhere.join("unzipped").display())
+        format!("cannot write {}: No such file or directory (os error 2)", nowhere.join("unzipped.new").display())
     );
+}
+
+#[test]
+fn the_one_before_gives_way_only_where_there_is_no_room_for_both() {
+    super::store::tests::with_own_mounts(|dir| {
+        let lab = Lab::new();
+        let store = || super::store::prepare(dir, "256k", false, None).unwrap();
+        let folder = dir.join("secure/unzipped");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let deploy = |text: &[u8]| {
+            let key = key(&[3; 32]);
+            let payload = encrypt(&key, text);
+            runtime.block_on(lab.deliver(Delivery { key, payload }, store()))
+        };
+        let length = || std::fs::metadata(folder.join("decrypted_payload")).map(|found| found.len()).ok();
+        // What a kill in the middle of another has left.
+        store();
+        std::fs::create_dir(folder.with_extension("new")).unwrap();
+        std::fs::write(folder.with_extension("new").join("half"), "half").unwrap();
+        assert_eq!(deploy(&vec![b'x'; 150 << 10]), Ok(()));
+        assert!(!folder.join("half").exists() && !folder.with_extension("new").exists());
+        // Two of them are more than the tmpfs holds.
+        assert_eq!(deploy(&vec![b'x'; 151 << 10]), Ok(()));
+        assert_eq!(length(), Some(151 << 10));
+        // This one is more than the tmpfs holds by itself.
+        let error = deploy(&vec![b'x'; 300 << 10]).unwrap_err();
+        let text = "No space left on device (os error 28): the payload needs a larger option 'secure_size', and a new mount \
+                    of the folder";
+        let path = folder.with_extension("new").join("decrypted_payload");
+        assert_eq!(error, format!("cannot write {}: {text}", path.display()));
+        assert!(!folder.with_extension("new").exists());
+    });
 }
 
 #[test]
@@ -136,6 +177,10 @@ fn names_of_actions() {
     assert_eq!(listed_actions(dir.path()).unwrap(), None);
     std::fs::write(dir.path().join("action_list"), " a,b\n\nc\td,, \n").unwrap();
     assert_eq!(listed_actions(dir.path()).unwrap().unwrap(), ["a", "b", "c", "d"]);
+    std::fs::write(dir.path().join("action_list"), b"a \xff b").unwrap();
+    assert_eq!(listed_actions(dir.path()).unwrap().unwrap(), ["a", "\u{fffd}", "b"]);
+    std::fs::write(dir.path().join("action_list"), "a ".repeat(40 << 10)).unwrap();
+    assert_eq!(listed_actions(dir.path()).unwrap_err().to_string(), "it is longer than 64 KiB");
     for (name, plain) in [
         ("a", true),
         ("a.py", true),
