@@ -8,6 +8,7 @@ use crate::config::{Config, RunAs};
 use crate::error::{Cause, StartError};
 use crate::identity::Choice;
 use crate::lock::Lock;
+use crate::measurement::ima::Descriptors;
 use crate::payload::store::{self, Store};
 use crate::privileges::{self, Account, PrivilegeError};
 use crate::{identity, measurement, preflight};
@@ -35,7 +36,7 @@ pub(crate) struct Prepared {
 
 /// The measurement logs, so far as there are any.
 pub(crate) struct Logs {
-    pub(crate) ima: Option<std::fs::File>,
+    pub(crate) ima: Option<Descriptors>,
     pub(crate) boot: Option<std::fs::File>,
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct Logs {
 pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, StartError> {
     privileges::restrict_umask();
     let logs = Logs {
-        ima: measurement::open(&config.ima_log, "IMA measurement list"),
+        ima: Descriptors::open(&config.ima_log),
         boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
     };
     let id_found = identity::find_as_root(&config.uuid);

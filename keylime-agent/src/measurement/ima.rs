@@ -4,9 +4,14 @@
 //! The list may have tens of megabytes. It is never held whole: [`Reader`] hands it out in pieces of whole lines. Where
 //! each 1024th line begins is remembered, so that the lines asked for are found without reading the list again.
 //!
+//! The kernel makes the text of its list anew for each reading, and to go on where a descriptor stands is cheap, while any
+//! other place costs as much as all that is before it (seq_file). So the list is opened several times, and each
+//! reading goes on with the descriptor that stands there.
+//!
 //! The kernel's list only grows. An ordinary file in its place, as stand-ins for IMA write it, may also be emptied, written
 //! anew or replaced by another file; what is remembered is then forgotten.
 
+use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -14,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::statfs::{SECURITYFS_MAGIC, fstatfs};
+
+use crate::config::LogFile;
 
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
@@ -25,6 +32,62 @@ const STRIDE: u64 = 1024;
 /// line's hashes.
 const TAIL: usize = 512;
 
+/// How many may read different parts of the kernel's list at the same time without going back for each other.
+const DESCRIPTORS: usize = 8;
+
+/// The list as it was opened, which the user of `run_as` may have no right to.
+pub(crate) struct Descriptors {
+    /// The one that was used last stands last.
+    free: Mutex<VecDeque<Descriptor>>,
+    is_kernels: bool,
+}
+
+struct Descriptor {
+    file: File,
+    /// Where its last reading ended.
+    at: u64,
+}
+
+impl Descriptors {
+    /// Opens the list, or says in the log why there is none.
+    pub(crate) fn open(log: &LogFile) -> Option<Self> {
+        let file = super::open(log, "IMA measurement list")?;
+        let is_kernels = fstatfs(&file).is_ok_and(|found| found.filesystem_type() == SECURITYFS_MAGIC);
+        let more = if is_kernels { DESCRIPTORS - 1 } else { 0 };
+        // What was opened once can be opened again; with fewer it only takes longer.
+        let more = (0..more).filter_map(|_| File::open(&log.path).ok());
+        Some(Self::new(std::iter::once(file).chain(more), is_kernels))
+    }
+
+    fn new(files: impl IntoIterator<Item = File>, is_kernels: bool) -> Self {
+        let free = files.into_iter().map(|file| Descriptor { file, at: 0 }).collect();
+        Self { free: Mutex::new(free), is_kernels }
+    }
+
+    fn read_at(&self, space: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing_there = free.iter().position(|descriptor| descriptor.at == offset);
+        // Else the one that has not been used for the longest time, which is the first.
+        let chosen = free.remove(standing_there.unwrap_or(0));
+        let mut descriptor = chosen.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let result = loop {
+            match descriptor.file.read_at(space, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        descriptor.at = offset + *result.as_ref().unwrap_or(&0) as u64;
+        free.push_back(descriptor);
+        result
+    }
+
+    /// Of an ordinary file, which is opened once.
+    fn metadata(&self) -> io::Result<Metadata> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.front().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?.file.metadata()
+    }
+}
+
 /// The opened list.
 pub(crate) struct ImaList {
     opened: Mutex<Arc<Opened>>,
@@ -34,7 +97,7 @@ pub(crate) struct ImaList {
 
 /// One state of the file, and what is known about it.
 struct Opened {
-    file: File,
+    file: Arc<Descriptors>,
     index: Mutex<Index>,
 }
 
@@ -89,9 +152,9 @@ pub(crate) struct Reader {
 
 impl ImaList {
     /// The list in `file`, which was opened at `path`.
-    pub(crate) fn new(file: File, path: &Path) -> Self {
-        let is_kernels = fstatfs(&file).is_ok_and(|found| found.filesystem_type() == SECURITYFS_MAGIC);
-        Self { opened: Mutex::new(Opened::new(file)), path: (!is_kernels).then(|| path.to_owned()) }
+    pub(crate) fn new(file: Descriptors, path: &Path) -> Self {
+        let path = (!file.is_kernels).then(|| path.to_owned());
+        Self { opened: Mutex::new(Opened::new(Arc::new(file))), path }
     }
 
     /// A reader that begins at line `entry`, counted from 0, and the number of the first line that it will hand out:
@@ -123,10 +186,10 @@ impl ImaList {
             let metadata = opened.file.metadata()?;
             if let Some(file) = replacement(path, &metadata) {
                 tracing::info!("The IMA measurement list was replaced: {}", path.display());
-                *opened = Opened::new(file);
+                *opened = Opened::new(Arc::new(Descriptors::new([file], false)));
             } else if opened.was_written_anew(&metadata)? {
                 tracing::info!("The IMA measurement list was written anew: {}", path.display());
-                *opened = Opened::new(opened.file.try_clone()?);
+                *opened = Opened::new(Arc::clone(&opened.file));
             }
         }
         Ok(Arc::clone(&opened))
@@ -145,7 +208,7 @@ fn replacement(path: &Path, opened: &Metadata) -> Option<File> {
 }
 
 impl Opened {
-    fn new(file: File) -> Arc<Self> {
+    fn new(file: Arc<Descriptors>) -> Arc<Self> {
         Arc::new(Self { file, index: Mutex::default() })
     }
 
@@ -160,12 +223,9 @@ impl Opened {
             return Ok(true);
         }
         let mut now = vec![0; index.tail.len()];
-        match self.file.read_exact_at(&mut now, index.end.offset - index.tail.len() as u64) {
-            Ok(()) => Ok(now != index.tail),
-            // Emptied since.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
-            Err(error) => Err(error),
-        }
+        // One reading is enough for an ordinary file; less is there if it was emptied since.
+        let read = self.file.read_at(&mut now, index.end.offset - index.tail.len() as u64)?;
+        Ok(now.get(..read) != Some(index.tail.as_slice()))
     }
 }
 
@@ -219,12 +279,7 @@ impl Reader {
         self.rest.resize(have + CHUNK, 0);
         let offset = self.at.offset + have as u64;
         let space = self.rest.get_mut(have..).unwrap_or_default();
-        let result = loop {
-            match self.list.file.read_at(space, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
-        };
+        let result = self.list.file.read_at(space, offset);
         let read = *result.as_ref().unwrap_or(&0);
         self.rest.truncate(have + read);
         result?;

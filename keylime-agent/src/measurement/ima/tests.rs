@@ -21,7 +21,7 @@ fn read(list: &ImaList, entry: u64) -> (u64, String) {
 
 /// A list that cannot be replaced: nothing is at its path.
 fn list_in(file: &File) -> ImaList {
-    ImaList::new(file.try_clone().unwrap(), Path::new("/nonexistent"))
+    ImaList::new(Descriptors::new([file.try_clone().unwrap()], false), Path::new("/nonexistent"))
 }
 
 fn line(number: u64) -> String {
@@ -187,7 +187,7 @@ fn a_replaced_file_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let (path, other) = (dir.path().join("ima"), dir.path().join("other"));
     std::fs::write(&path, lines(0..2000)).unwrap();
-    let list = ImaList::new(File::open(&path).unwrap(), &path);
+    let list = ImaList::new(Descriptors::new([File::open(&path).unwrap()], false), &path);
     assert_eq!(read(&list, 2000), (2000, String::new()));
     // Gone for a moment, as by the rotation of logs: the file so far counts.
     std::fs::rename(&path, &other).unwrap();
@@ -201,4 +201,40 @@ fn a_replaced_file_is_opened() {
     assert_eq!(read(&list, 2000), (0, lines(7..9)));
     assert_eq!(read(&list, 1), (1, lines(8..9)));
     assert!(begun.next_lines().unwrap().unwrap().starts_with(lines(0..100).as_bytes()));
+}
+
+/// The kernel's list of symbols is, as the one of IMA, made anew for each reading.
+#[test]
+fn readers_of_the_kernels_list_go_on_where_they_stand() {
+    let files = (0..DESCRIPTORS).map(|_| File::open("/proc/kallsyms").unwrap());
+    let list = ImaList::new(Descriptors::new(files, true), Path::new("/proc/kallsyms"));
+    let whole = read(&list, 0).1;
+    let positions = || {
+        let opened = list.opened.lock().unwrap();
+        let free = opened.file.free.lock().unwrap();
+        free.iter().map(|descriptor| descriptor.at).collect::<Vec<_>>()
+    };
+    let mut readers: Vec<_> =
+        (0..DESCRIPTORS).map(|_| (block_on(list.starting_at(0)).unwrap().1, Vec::new())).collect();
+    // Each a part further than the one before, and then one part of each in turn.
+    for (at, (reader, text)) in readers.iter_mut().enumerate() {
+        for _ in 0..=2 * at {
+            text.extend(reader.next_lines().unwrap().unwrap());
+        }
+    }
+    let mut before: Vec<_> = positions();
+    for _ in 0..20 {
+        for (reader, text) in &mut readers {
+            text.extend(reader.next_lines().unwrap().unwrap());
+            let now = positions();
+            // One descriptor has moved, from where the reader stood, and none was put back.
+            let stayed = now.iter().filter(|at| before.contains(at)).count();
+            assert_eq!(stayed, DESCRIPTORS - 1);
+            assert!(now.iter().min() >= before.iter().min());
+            before = now;
+        }
+    }
+    for (_, text) in &readers {
+        assert!(whole.as_bytes().starts_with(text));
+    }
 }
