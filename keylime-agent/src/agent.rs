@@ -14,9 +14,9 @@ use crate::bootstrap_key::BootstrapKeys;
 use crate::measurement::ima::ImaList;
 use crate::payload::Delivery;
 use crate::payload_key::PayloadKey;
-use crate::revocation::Envelope;
+use crate::revocation::Inbox;
 
-/// Request bodies read at the same time; each may take some megabytes.
+/// Large request bodies read at the same time; each may take some megabytes.
 const BODIES: usize = 8;
 
 /// The state of a running agent.
@@ -43,13 +43,13 @@ pub(crate) struct Agent {
     /// To what deploys payloads.
     pub(crate) payloads: mpsc::Sender<Delivery>,
     /// To what acts upon revocation messages.
-    pub(crate) revocations: mpsc::Sender<Envelope>,
+    pub(crate) revocations: Inbox,
     pub(crate) bootstrap_keys: Mutex<BootstrapKeys>,
     pub(crate) bodies: Semaphore,
 }
 
 impl Agent {
-    /// A limit on request bodies held at the same time.
+    /// A limit on large request bodies held at the same time.
     pub(crate) fn body_limit() -> Semaphore {
         Semaphore::new(BODIES)
     }

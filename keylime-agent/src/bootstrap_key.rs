@@ -86,6 +86,7 @@ impl BootstrapKeys {
         push_bounded(&mut self.u, key);
         let length = |key: &UKey| key.payload.as_ref().map_or(0, Vec::len);
         while self.u.len() > 1 && self.u.iter().map(length).sum::<usize>() > MAX_PAYLOADS {
+            tracing::warn!("The oldest of the payloads that wait for the verifier's half of their key is given up");
             self.u.remove(0);
         }
         self.combine(agent_id)
@@ -127,6 +128,7 @@ impl BootstrapKeys {
 
 fn push_bounded<T>(list: &mut Vec<T>, item: T) {
     if list.len() >= MAX_HALVES {
+        tracing::warn!("The oldest of {MAX_HALVES} halves of keys that wait for their counterparts is given up");
         list.remove(0);
     }
     list.push(item);

@@ -348,7 +348,8 @@ impl Start<'_> {
         let drain = Drain::new();
         let serve_unix = async {
             match &unix {
-                Some(unix) => unix.serve(&routes, &drain).await,
+        let local_routes = routes::questions_only(routes.clone());
+                Some(unix) => unix.serve(&local_routes, &drain).await,
                 None => std::future::pending().await,
             }
         };

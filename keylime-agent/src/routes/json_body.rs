@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use hyper::body::{Body as _, Buf as _};
 use serde::de::DeserializeOwned;
+use tokio::sync::SemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::Api;
@@ -19,7 +20,9 @@ use super::answer::Refusal;
 use crate::agent::Agent;
 
 /// Largest body: a payload of 1 MiB has 1.4 MiB in base64.
-const MAX_BODY: usize = 2 << 20;
+pub(crate) const MAX_BODY: usize = 2 << 20;
+/// Bodies up to this size, such as the verifier's half of a key, wait for none that are larger.
+const SMALL: usize = 16 << 10;
 /// Longest time for a body to arrive.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
@@ -36,8 +39,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
 
 async fn read<T: DeserializeOwned>(agent: &Agent, mut body: Body) -> Result<T, Refusal> {
     let reading = async {
-        let _permit = agent.bodies.acquire().await;
-        let bytes = collect(&mut body).await?;
+        let (bytes, _permit) = collect(agent, &mut body).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
             // The error may repeat parts of the body, which belongs into the answer only.
             tracing::warn!("POST returning 400 response. The body is not the expected JSON");
@@ -51,7 +53,11 @@ async fn read<T: DeserializeOwned>(agent: &Agent, mut body: Body) -> Result<T, R
     tokio::time::timeout(MAX_TIME, reading).await.unwrap_or_else(|elapsed| Err(too_slow(elapsed)))
 }
 
-async fn collect(body: &mut Body) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+/// The whole body. What it takes of [`Agent::bodies`] goes with the permit.
+async fn collect<'a>(
+    agent: &'a Agent,
+    body: &mut Body,
+) -> Result<(Zeroizing<Vec<u8>>, Option<SemaphorePermit<'a>>), Refusal> {
     let too_large = || {
         tracing::warn!("POST returning 413 response. The body is larger than {MAX_BODY} bytes");
         Refusal::new(413, format!("The request body is larger than {MAX_BODY} bytes"))
@@ -60,7 +66,8 @@ async fn collect(body: &mut Body) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     if announced > MAX_BODY {
         return Err(too_large());
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(announced));
+    let mut permit = None;
+    let mut bytes = Zeroizing::new(Vec::new());
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Refusal::bad_request("The request body broke off"))?;
         let Ok(mut data) = frame.into_data() else {
@@ -70,9 +77,20 @@ async fn collect(body: &mut Body) -> Result<Zeroizing<Vec<u8>>, Refusal> {
             return Err(too_large());
         }
         while data.has_remaining() {
+        if needed > bytes.capacity() {
+            let room = announced.max(needed).max(2 * bytes.capacity());
+            if room > SMALL && permit.is_none() {
+                // Never closed.
+                permit = agent.bodies.acquire().await.ok();
+            }
+            // A vector that grows by itself leaves parts of keys behind.
+            let mut larger = Zeroizing::new(Vec::with_capacity(room));
+            larger.extend_from_slice(&bytes);
+            bytes = larger;
+        }
             bytes.extend_from_slice(data.chunk());
             data.advance(data.chunk().len());
         }
     }
-    Ok(bytes)
+    Ok((bytes, permit))
 }

@@ -17,9 +17,11 @@ mod version;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::FromRef;
+use axum::extract::{FromRef, Request};
 use axum::handler::Handler;
 use axum::http::Method;
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse as _;
 use axum::routing::{self, MethodRouter, any};
 use keylime_api::version::ApiVersion;
 
@@ -51,6 +53,18 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
 }
 
 /// The interfaces of one version.
+/// The API for programs of this host: it answers questions and takes nothing. Who may ask for a quote there must not be able
+/// to hand the host a payload with a script, which the authorities of the TCP side alone may.
+pub(crate) fn questions_only(router: Router) -> Router {
+    router.layer(middleware::from_fn(async |request: Request, next: Next| {
+        if request.method() == Method::POST {
+            let text = "Keys, payloads and revocation messages are not taken on the Unix socket";
+            return fallback::logged(request.method(), Refusal::new(403, text)).into_response();
+        }
+        next.run(request).await
+    }))
+}
+
 fn interfaces(version: ApiVersion) -> Router<Api> {
     let mut router = Router::new();
     router = nest(router, "/keys", keys::interface(), fallback::keys);

@@ -18,6 +18,7 @@ use crate::payload_key::PayloadKey;
 /// The API of an agent that has a TPM but no AK.
 struct Lab {
     routes: TowerToHyperService<Router>,
+    agent: Arc<Agent>,
     _tpm: Swtpm,
 }
 
@@ -56,7 +57,8 @@ impl Lab {
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };
-        Self { routes: TowerToHyperService::new(router(Arc::new(agent))), _tpm: tpm }
+        let agent = Arc::new(agent);
+        Self { routes: TowerToHyperService::new(router(agent.clone())), agent, _tpm: tpm }
     }
 
     async fn at(&self, method: &str, uri: &str) -> Seen {
@@ -272,4 +274,64 @@ async fn existing_paths_with_another_method() {
             assert_eq!(lab.at(method, path).await, expected, "{method} {path}");
         }
     }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_unix_socket_takes_nothing() {
+    let mut lab = Lab::new(&SUPPORTED).await;
+    lab.routes = TowerToHyperService::new(questions_only(router(lab.agent.clone())));
+    let text = "Keys, payloads and revocation messages are not taken on the Unix socket";
+    for path in ["/v2.5/keys/ukey", "/v2.5/keys/vkey", "/v2.5/notifications/revocation", "/v2.1/keys/ukey", "/x"] {
+        lab.refused("POST", path, 403, None, text).await;
+    }
+    lab.success("GET", "/version").await;
+    lab.success("GET", "/v2.5/agent/info").await;
+    lab.success("GET", "/v2.5/keys/pubkey").await;
+    lab.bad("GET", "/v2.5/quotes/identity?nonce=", "The nonce must not be empty").await;
+}
+
+/// A body that begins and never ends.
+struct Endless(Option<axum::body::Bytes>);
+
+impl hyper::body::Body for Endless {
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        match self.0.take() {
+            Some(data) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(data)))),
+            None => std::task::Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn small_bodies_do_not_wait_for_large_ones() {
+    let lab = Lab::new(&SUPPORTED).await;
+    let post = |body| Request::builder().method("POST").uri("/v2.5/keys/vkey").body(body).unwrap();
+    let routes = &lab.routes;
+    // More than are read at a time, and some that are small but as slow.
+    let mut slow: Vec<_> = (0..40)
+        .map(|number| {
+            let begun = vec![b' '; if number % 2 == 0 { 20 << 10 } else { 10 }];
+            Box::pin(routes.call(post(Body::new(Endless(Some(begun.into()))))))
+        })
+        .collect();
+    for request in &mut slow {
+        let waker = std::task::Waker::noop();
+        assert!(request.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    }
+    assert_eq!(lab.agent.bodies.available_permits(), 0);
+    for length in [0, 10_000, 16 << 10] {
+        let answer = routes.call(post(Body::from(vec![b' '; length]))).await.unwrap();
+        assert_eq!(answer.status(), 400, "{length}");
+    }
+    drop(slow);
+    let answer = routes.call(post(Body::from(vec![b' '; 1 << 20]))).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let answer = routes.call(post(Body::from(vec![b' '; MAX_BODY + 1]))).await.unwrap();
+    assert_eq!(answer.status(), 413);
 }
