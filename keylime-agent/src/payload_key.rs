@@ -50,6 +50,12 @@ pub(crate) enum PayloadKeyError {
         path.display()
     )]
     ServerKey { path: PathBuf, source: Box<PayloadKeyError> },
+    #[error(
+        "it is missing, and the server key in {} has served as payload key so far; that one is protected by a password, so \
+         its copy must be, too: set option 'payload_key_password'",
+        path.display()
+    )]
+    Unprotected { path: PathBuf },
     #[error("the payload key must be RSA with 2048 bits, found {0}")]
     WrongType(String),
     #[error("cannot make an RSA key")]
@@ -63,17 +69,14 @@ pub(crate) struct DecryptError;
 
 impl PayloadKey {
     /// Loads the key, or takes over the RSA-2048 key of `server_key`, or makes a new one, in this order; a key that was
-    /// not in its file is stored there, unencrypted or under the configured password. A file that is there but cannot be
+    /// not in its file is stored there, unencrypted or under the configured password; a key that is encrypted in its file
+    /// is not stored unencrypted. A file that is there but cannot be
     /// read leads to no new key: the verifier may hold the old one.
     pub(crate) fn load_or_create(file: &KeyFile, server_key: &KeyFile) -> Result<(Self, Origin), PayloadKeyError> {
         if file.path.try_exists().map_err(PayloadKeyError::Look)? {
             return Ok((Self::load(file)?, Origin::Loaded));
         }
-        let shared = shared_key(server_key)
-            .map_err(|source| PayloadKeyError::ServerKey { path: server_key.path.clone(), source: Box::new(source) })?;
-        if let Some(pkcs8) = shared
-            && let Ok(key) = Self::from_pkcs8(&pkcs8)
-        {
+        if let Some((key, pkcs8)) = Self::shared(file, server_key)? {
             store(file, &pkcs8)?;
             return Ok((key, Origin::CopiedFromServerKey));
         }
@@ -88,9 +91,22 @@ impl PayloadKey {
         if file.path.try_exists().map_err(PayloadKeyError::Look)? {
             return Self::load(file).map(drop);
         }
-        shared_key(server_key)
-            .map(drop)
-            .map_err(|source| PayloadKeyError::ServerKey { path: server_key.path.clone(), source: Box::new(source) })
+        Self::shared(file, server_key).map(drop)
+    }
+
+    /// The key of `server_key`, if it can have served as payload key, and its PKCS#8 form.
+    fn shared(file: &KeyFile, server_key: &KeyFile) -> Result<Option<(Self, Zeroizing<Vec<u8>>)>, PayloadKeyError> {
+        let path = || server_key.path.clone();
+        let found = shared_key(server_key)
+            .map_err(|source| PayloadKeyError::ServerKey { path: path(), source: Box::new(source) })?;
+        let Some(shared) = found.and_then(|pkcs8| Some((Self::from_pkcs8(&pkcs8).ok()?, pkcs8))) else {
+            return Ok(None);
+        };
+        // A password may be configured for a key that is not encrypted.
+        if password(file).is_none() && tls::load_private_key(&server_key.path, None).is_err() {
+            return Err(PayloadKeyError::Unprotected { path: path() });
+        }
+        Ok(Some(shared))
     }
 
     fn load(file: &KeyFile) -> Result<Self, PayloadKeyError> {
@@ -255,6 +271,32 @@ mod tests {
             assert_eq!(origin, Origin::Loaded);
             assert_eq!(first.public_pem(), second.public_pem());
         }
+    }
+
+    #[test]
+    fn a_protected_shared_key_stays_protected() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = key_file(&dir, "server.pem", "geheim");
+        PayloadKey::load_or_create(&server, &key_file(&dir, "none.pem", "")).unwrap();
+        let file = key_file(&dir, "payload.pem", "");
+        let text = format!(
+            "it is missing, and the server key in {} has served as payload key so far; that one is protected by a \
+             password, so its copy must be, too: set option 'payload_key_password'",
+            server.path.display()
+        );
+        assert_eq!(PayloadKey::check(&file, &server).unwrap_err().to_string(), text);
+        assert_eq!(PayloadKey::load_or_create(&file, &server).err().unwrap().to_string(), text);
+        assert!(!file.path.exists());
+        let file = key_file(&dir, "payload.pem", "secret");
+        let (_, origin) = PayloadKey::load_or_create(&file, &server).unwrap();
+        assert_eq!(origin, Origin::CopiedFromServerKey);
+        assert!(std::fs::read_to_string(&file.path).unwrap().contains("ENCRYPTED"));
+        // A password that nothing is encrypted with protects nothing.
+        let server = key_file(&dir, "plain.pem", "");
+        PayloadKey::load_or_create(&server, &key_file(&dir, "none.pem", "")).unwrap();
+        let server = key_file(&dir, "plain.pem", "geheim");
+        let (_, origin) = PayloadKey::load_or_create(&key_file(&dir, "copy.pem", ""), &server).unwrap();
+        assert_eq!(origin, Origin::CopiedFromServerKey);
     }
 
     #[test]
