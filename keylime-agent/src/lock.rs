@@ -36,23 +36,25 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path`. `None` where no file can be made because the disk is full or read-only: that is no reason
-    /// not to start. What is locked, and the option that says where it is, are for the message.
+    /// Takes the lock at `path`. `None` where no file can be made because the disk is full or read-only, or the folder is
+    /// somebody else's: that is no reason not to start. What is locked, and the option that says where it is, are for the message.
     pub(crate) fn take(path: &Path, what: &str, option: &'static str) -> Result<Option<Self>, LockError> {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let open_error = |source| LockError::Open { path: path.to_owned(), source };
         loop {
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .custom_flags(OFlag::O_NOFOLLOW.bits())
-                .open(path);
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits());
+            let opened = options.clone().write(true).create(true).truncate(false).mode(0o644).open(path);
+            // That of another user's agent can be locked, if not written.
+            let opened = opened.or_else(|error| match error.kind() {
+                PermissionDenied => options.open(path).map_err(|_| error),
+                _ => Err(error),
+            });
             let mut file = match opened {
                 Ok(file) => file,
-                Err(error) if matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull) => {
+                Err(error)
+                    if matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull) =>
+                {
                     tracing::warn!("no lock on {what}, so another agent would not notice this one: {error}");
                     return Ok(None);
                 }
@@ -139,6 +141,25 @@ mod tests {
         std::fs::write(&path, "123456789\n").unwrap();
         let _lock = take(&path).unwrap().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{pid}\n"));
+    }
+
+    /// The stock agent works in a folder that it cannot write to, if all files are there.
+    #[test]
+    fn in_a_folder_of_somebody_else() {
+        use crate::{config::RunAs, privileges};
+        let Some(()) = test_support::require::root() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let path = dir.path().join("x.lock");
+        let run_as = RunAs { user: "65534".to_owned(), group: Some("65534".to_owned()) };
+        let account = privileges::Account::find(&run_as).unwrap();
+        let take_as_user = || privileges::with_rights_of(&account, &run_as, || take(&path)).unwrap();
+        assert!(take_as_user().unwrap().is_none() && !path.exists());
+        // What a killed agent of root has left does not lock, and a running one does.
+        std::fs::write(&path, "123456789\n").unwrap();
+        assert!(take_as_user().unwrap().is_some());
+        let _lock = take(&path).unwrap().unwrap();
+        assert!(take_as_user().unwrap_err().starts_with("another keylime_agent (process "));
     }
 
     #[test]
