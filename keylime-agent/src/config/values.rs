@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use keylime_api::HostPort;
 use service::Secret;
 
 /// A host as configured: an IP address or a host name. IPv6 addresses are taken with and without brackets and held
@@ -20,19 +21,11 @@ pub enum Host {
 impl Host {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        if let Ok(address) = bare.parse() {
-            return Ok(Self::Address(address));
-        }
-        let label = |label: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            (1..=63).contains(&label.len()) && label.chars().all(allowed)
-        };
-        let name = text.strip_suffix('.').unwrap_or(text);
-        if text.len() <= 253 && name.split('.').all(label) {
-            return Ok(Self::Name(text.to_owned()));
-        }
-        Err(format!("expected an IP address or a host name, found '{text}'"))
+        // One rule for all that is connected to; the port is any.
+        let host = HostPort::new(text, 1)
+            .map_err(|_| format!("expected an IP address or a host name, found '{text}'"))?
+            .host();
+        Ok(host.parse().map_or_else(|_| Self::Name(host), Self::Address))
     }
 
     /// The host and a port, as in a URL: IPv6 addresses in brackets.
@@ -174,7 +167,7 @@ mod tests {
             assert_eq!(host.to_string(), shown);
             assert_eq!(host.with_port(1), with_port);
         }
-        for text in ["", "a b", "http://a", "a..b", "[a]", &"a".repeat(254)] {
+        for text in ["", "a b", "http://a", "a..b", "[a]", "10.0.0.300", &"a".repeat(254)] {
             assert_eq!(
                 Host::parse(text).unwrap_err(),
                 format!("expected an IP address or a host name, found '{text}'")
