@@ -32,8 +32,12 @@ fn main() -> ExitCode {
     let logging = Logging { filter: filter.as_deref(), ..LOGGING };
     // A check says what is wrong and what is odd, whatever the filter.
     let logging = if check_config { Logging { filter: Some("warn"), ..LOGGING } } else { logging };
+    // A slip in the filter is no reason not to attest the host.
     if let Err(error) = logging.init() {
-        return fail(WRONG, &Report(&error));
+        if let Err(error) = LOGGING.init() {
+            return fail(FAILED, &Report(&error));
+        }
+        tracing::warn!("environment variable RUST_LOG: {}: using '{}'", Report(&error), LOGGING.default);
     }
     let inspection = match Config::inspect(&Sources::system()) {
         Ok(inspection) => inspection,

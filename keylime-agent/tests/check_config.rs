@@ -32,6 +32,10 @@ impl Lab {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         // What a start mounts goes away with it.
         let mut command = Command::new(if is_root() { "unshare" } else { BINARY });
         if is_root() {
@@ -43,9 +47,8 @@ impl Lab {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("KEYLIME_AGENT_CONFIG", self.0.path().join("agent.conf"))
             .env("KEYLIME_AGENT_KEYLIME_DIR", self.folder())
-            .env("KEYLIME_AGENT_SERVER_KEY_PASSWORD", "hunter2")
-            .output()
-            .unwrap()
+            .env("KEYLIME_AGENT_SERVER_KEY_PASSWORD", "hunter2");
+        command
     }
 
     /// Exit status, standard output, and the messages at error level.
@@ -206,6 +209,16 @@ fn each_file_problem_has_its_text() {
     } else {
         assert_eq!((code, errors), (Some(0), vec![]));
     }
+}
+
+#[test]
+fn a_slip_in_the_log_filter_is_a_warning() {
+    let lab = Lab::new("port = 0");
+    let output = lab.command(&[]).env("RUST_LOG", "keylime=loud").output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let warning = " WARN  keylime_agent > environment variable RUST_LOG: log filter 'keylime=loud': ";
+    assert!(log.starts_with(warning) && log.lines().next().unwrap().ends_with(": using 'info'"), "{log}");
+    assert!(log.contains(" ERROR keylime_agent > option 'port' ("), "{log}");
 }
 
 fn is_root() -> bool {
