@@ -73,10 +73,10 @@ async fn collect<'a>(
         let Ok(mut data) = frame.into_data() else {
             continue;
         };
-        if bytes.len() + data.remaining() > MAX_BODY {
+        let needed = bytes.len() + data.remaining();
+        if needed > MAX_BODY {
             return Err(too_large());
         }
-        while data.has_remaining() {
         if needed > bytes.capacity() {
             let room = announced.max(needed).max(2 * bytes.capacity());
             if room > SMALL && permit.is_none() {
@@ -88,6 +88,7 @@ async fn collect<'a>(
             larger.extend_from_slice(&bytes);
             bytes = larger;
         }
+        while data.has_remaining() {
             bytes.extend_from_slice(data.chunk());
             data.advance(data.chunk().len());
         }
