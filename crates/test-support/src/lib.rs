@@ -6,7 +6,9 @@
 //! | [`swtpm`] | a software TPM with an EK certificate from a CA of its own |
 //! | [`keylime`] | the real Keylime verifier, registrar and tenant; a Keylime agent, ours or the stock one; servers that stand in |
 //! | [`spire`] | the real SPIRE server and agent with a `keylime` node attestor pair |
+//! | [`http`] | servers that answer as told, well or badly |
 //! | [`ca`] | nothing: certificates for tests, made in memory |
+//! | [`site`] | nothing: a CA's files, and TLS settings that use them |
 //! | [`ima`] | nothing: an IMA list that PCR 10 follows |
 //! | [`boot_log`] | nothing: a boot log and its PCR values |
 //! | [`device_identity`] | OpenSSL and tpm2-tools: IDevID and IAK with certificates of a maker's CA |
@@ -23,12 +25,14 @@ pub mod bin;
 pub mod boot_log;
 pub mod ca;
 pub mod device_identity;
+pub mod http;
 pub mod ima;
 pub mod keylime;
 pub mod ports;
 pub mod process;
 pub mod require;
 pub mod scratch;
+pub mod site;
 pub mod spire;
 pub mod swtpm;
 pub mod wait;

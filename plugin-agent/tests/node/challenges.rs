@@ -2,10 +2,10 @@
 //! Challenges that no server plugin sends: code and text of each, and that the next attestation works.
 
 use keylime_attestor_agent::attestation::Introduce;
+use test_support::http::Server;
 use tonic::Code;
 
 use crate::harness::{NONCE, PATIENT, attest, config, good, is_well, plain, version_1};
-use crate::testing::Server;
 
 #[tokio::test]
 async fn malformed_challenges_are_told_apart() {

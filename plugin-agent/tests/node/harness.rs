@@ -11,12 +11,10 @@ use keylime_attestor_agent::attestation::Introduce;
 use keylime_attestor_agent::config::AgentConfig;
 use keylime_attestor_agent::error::AidError;
 use spire_plugin::{CoreConfig, Options, hcl};
-use tokio::sync::Semaphore;
+use test_support::http::{Reply, Server, ok};
 use tonic::Status;
 use tpm_wire::nonce::Nonce;
 use tpm_wire::payload::{Challenge, ChallengeResponse, Payload};
-
-use crate::testing::{Reply, Server, error, ok};
 
 /// The Keylime agent's id.
 pub(crate) const ID: &str = "d432fbb3-d2f1-4a97-9ef7-75bd81c00000";
@@ -60,7 +58,7 @@ pub(crate) fn good(request: &str) -> Reply {
         "GET /v2.5/quotes/integrity" => {
             ok(&format!(r#"{{"quote": "integrity {query}", "pubkey": "PEM\n", "mb_measurement_list": "/wAB"}}"#))
         }
-        _ => error(404, "no such call"),
+        _ => Reply::error(404, "no such call"),
     }
 }
 
@@ -151,9 +149,4 @@ impl Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-/// A gate that holds replies back until it is closed.
-pub(crate) fn gate() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(0))
 }

@@ -4,10 +4,10 @@
 use std::sync::atomic::Ordering;
 
 use keylime_api::HttpSettings;
+use test_support::http::{Reply, Server, nobody, ok};
 use test_support::scratch::Scratch;
 
 use crate::harness::{PATIENT, SHORT, attest, code_and_text, config, good, ill_at, is_well, plain, version_1};
-use crate::testing::{Reply, Server, error, nobody, ok};
 
 const INFO: (&str, &str) = ("/agent/info", "this host has no Keylime identity to present: ");
 const QUOTE: (&str, &str) = ("/quotes/identity", "the Keylime agent gave no TPM quote: ");
@@ -34,26 +34,26 @@ async fn wrong_answers_are_told_apart() {
     let peer = "the Keylime agent at http://HOST";
     let rows: [(fn() -> Reply, String); 13] = [
         (
-            || error(500, "Unable to retrieve quote"),
+            || Reply::error(500, "Unable to retrieve quote"),
             format!("{peer} answered GET /v2.5CALL with 500: Unable to retrieve quote"),
         ),
-        (|| error(503, "busy"), format!("{peer} answered GET /v2.5CALL with 503: busy")),
-        (|| error(400, "no"), format!("{peer} answered GET /v2.5CALL with 400: no")),
-        (|| error(404, "no"), format!("{peer} does not know what GET /v2.5CALL asks for: no")),
-        (|| error(403, "no"), format!("{peer} forbids GET /v2.5CALL: no")),
+        (|| Reply::error(503, "busy"), format!("{peer} answered GET /v2.5CALL with 503: busy")),
+        (|| Reply::error(400, "no"), format!("{peer} answered GET /v2.5CALL with 400: no")),
+        (|| Reply::error(404, "no"), format!("{peer} does not know what GET /v2.5CALL asks for: no")),
+        (|| Reply::error(403, "no"), format!("{peer} forbids GET /v2.5CALL: no")),
         (
-            || Reply::Answer(200, "Content-Type: text/html\r\n", "<html>busy</html>".to_owned()),
+            || Reply::answer(200, "Content-Type: text/html\r\n", "<html>busy</html>"),
             format!("{peer} answered GET CALL with an unusable body: it is not JSON (content type text/html)"),
         ),
         (
-            || Reply::Answer(502, "Content-Type: text/html\r\n", "<html>busy</html>".to_owned()),
+            || Reply::answer(502, "Content-Type: text/html\r\n", "<html>busy</html>"),
             format!("{peer} answered GET /v2.5CALL with 502: Bad Gateway"),
         ),
         (
-            || Reply::Answer(302, "Location: http://127.0.0.1:1/\r\n", String::new()),
+            || Reply::answer(302, "Location: http://127.0.0.1:1/\r\n", ""),
             format!("{peer} answered GET /v2.5CALL with a redirect (302), which is not followed: check host and port"),
         ),
-        (|| Reply::Flood, format!("{peer} answered GET /v2.5CALL with more than 262144 bytes")),
+        (|| Reply::Flood(10_000_000), format!("{peer} answered GET /v2.5CALL with more than 262144 bytes")),
         (|| ok("[]"), format!("{peer} answered GET CALL with an unusable body: it has no object \"results\"")),
         (
             || Reply::Reset,
@@ -64,7 +64,7 @@ async fn wrong_answers_are_told_apart() {
             format!("the connection to {peer} broke during GET /v2.5CALL: connection closed before message completed"),
         ),
         (
-            || Reply::Raw("SSH-2.0\r\n\r\n".to_owned()),
+            || Reply::Raw(b"SSH-2.0\r\n\r\n".to_vec()),
             format!(
                 "the connection to {peer} broke during GET /v2.5CALL: invalid HTTP version parsed: does that port speak TLS?"
             ),

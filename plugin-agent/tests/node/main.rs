@@ -11,11 +11,5 @@ mod challenges;
 mod harness;
 mod keylime_agent;
 mod plugin;
-#[path = "../../../crates/keylime-api/src/testing.rs"]
-#[allow(dead_code, reason = "that crate's tests use the rest")]
-mod testing;
 mod tls_faults;
 mod version_2;
-
-// For `testing`.
-use keylime_api::{HostPort, HttpSettings};

@@ -14,14 +14,14 @@ use spire_proto::metrics::metrics_server::{Metrics, MetricsServer};
 use spire_proto::metrics::{
     AddSampleRequest, EmitKeyRequest, IncrCounterRequest, Label, MeasureSinceRequest, SetGaugeRequest,
 };
+use test_support::http::{Gate, Reply, Server};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tpm_wire::payload::{ChallengeResponse, Payload};
 
-use crate::harness::{ID, NONCE, gate, good, plain, version_1};
-use crate::testing::{Reply, Server};
+use crate::harness::{ID, NONCE, good, plain, version_1};
 
 /// SPIRE's metrics service: writes down names and labels.
 #[derive(Clone, Default)]
@@ -175,7 +175,7 @@ async fn bad_challenges_end_one_attestation_each() {
 
 #[tokio::test]
 async fn more_attestations_at_once_than_are_taken() {
-    let gate = gate();
+    let gate = Gate::closed();
     let closed = gate.clone();
     let server = Server::start(None, move |request| {
         if request.contains("/agent/info") {
@@ -201,7 +201,7 @@ async fn more_attestations_at_once_than_are_taken() {
     telemetry.wait("keylime_attestor_attestation result=ResourceExhausted").await;
     // Those that SPIRE cancels make room, and those that go on get their answer.
     calls.truncate(8);
-    gate.close();
+    gate.open();
     for mut call in calls {
         call.payload().await.unwrap();
     }

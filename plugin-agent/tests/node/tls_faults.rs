@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use test_support::ca::{LeafSpec, TestCa};
+use test_support::http::Server;
+use test_support::site::Site;
 use tls::Identity;
 use tls::rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -13,7 +15,6 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::harness::{PATIENT, attest, config, good, is_well, version_1};
-use crate::testing::{Server, Site};
 
 /// A port behind which servers change.
 struct Port {

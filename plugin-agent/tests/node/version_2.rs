@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use test_support::http::{Reply, Server, ok};
 use tonic::Code;
 use tpm_wire::nonce::bound;
 use tpm_wire::payload::{Challenge, Wanted};
@@ -11,7 +12,6 @@ use tpm_wire::pcr::PcrMask;
 use crate::harness::{
     ID, Log, NONCE, PATIENT, SHORT, attest, attest_with_nonce, code_and_text, config, good, ill_at, plain, version_1,
 };
-use crate::testing::{Reply, Server, error, ok};
 
 fn challenge(pcrs: u32, boot_log: bool) -> Vec<u8> {
     let wanted = Wanted { pcrs: PcrMask::from_bits(pcrs).unwrap(), boot_log };
@@ -67,13 +67,13 @@ async fn what_cannot_be_had_is_left_out_with_one_line() {
     let peer = "the Keylime agent at http://HOST";
     let rows: [(fn() -> Reply, String); 8] = [
         (
-            || error(500, "Unable to retrieve quote"),
+            || Reply::error(500, "Unable to retrieve quote"),
             format!("{peer} answered GET /v2.5/quotes/integrity with 500: Unable to retrieve quote"),
         ),
-        (|| error(404, "no"), format!("{peer} does not know what GET /v2.5/quotes/integrity asks for: no")),
-        (|| error(403, "no"), format!("{peer} forbids GET /v2.5/quotes/integrity: no")),
+        (|| Reply::error(404, "no"), format!("{peer} does not know what GET /v2.5/quotes/integrity asks for: no")),
+        (|| Reply::error(403, "no"), format!("{peer} forbids GET /v2.5/quotes/integrity: no")),
         (
-            || Reply::Answer(200, "", "<html>".to_owned()),
+            || Reply::answer(200, "", "<html>"),
             format!("{peer} answered GET /quotes/integrity with an unusable body: it is not JSON (content type none)"),
         ),
         (
@@ -84,13 +84,16 @@ async fn what_cannot_be_had_is_left_out_with_one_line() {
             ),
         ),
         (
-            || Reply::Answer(302, "Location: /\r\n", String::new()),
+            || Reply::answer(302, "Location: /\r\n", ""),
             format!(
                 "{peer} answered GET /v2.5/quotes/integrity with a redirect (302), which is not followed: check host and \
                  port"
             ),
         ),
-        (|| Reply::Flood, format!("{peer} answered GET /v2.5/quotes/integrity with more than 1048576 bytes")),
+        (
+            || Reply::Flood(10_000_000),
+            format!("{peer} answered GET /v2.5/quotes/integrity with more than 1048576 bytes"),
+        ),
         (
             || Reply::Reset,
             format!(
@@ -148,7 +151,7 @@ async fn what_cannot_be_had_is_left_out_with_one_line() {
 #[tokio::test]
 async fn a_tpm_that_is_gone_ends_the_attestation() {
     let server = Server::start(None, |request| {
-        if request.contains("/quotes/") { error(500, "Unable to retrieve quote") } else { good(request) }
+        if request.contains("/quotes/") { Reply::error(500, "Unable to retrieve quote") } else { good(request) }
     })
     .await;
     let failed = attest(&config(&plain(&server), PATIENT), &challenge(0x80, true)).await.unwrap_err();

@@ -4,7 +4,7 @@
 use test_support::scratch::Scratch;
 
 use super::*;
-use crate::testing::{ABOUT_ONE_LIMIT, PATIENT, Reply, SHORT_CALL, Server, Site, error, ok};
+use crate::testing::{ABOUT_ONE_LIMIT, PATIENT, Reply, SHORT_CALL, Server, Site, at, ok};
 
 fn nonce() -> Nonce {
     "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".parse().unwrap()
@@ -23,7 +23,7 @@ fn agent(request: &str) -> Reply {
             "pubkey": "PEM", "mb_measurement_list": "/wAB", "ima_measurement_list": "10 x\n",
             "ima_measurement_list_entry": 0}"#)
         }
-        other => error(400, other),
+        other => Reply::error(400, other),
     }
 }
 
@@ -47,14 +47,14 @@ async fn ask_both(transport: Transport) {
 async fn answers_over_mtls() {
     let site = Site::new();
     let server = Server::start(Some(site.server()), agent).await;
-    ask_both(Transport::Tls(server.at.clone(), site.client())).await;
+    ask_both(Transport::Tls(at(&server), site.client())).await;
     assert_eq!(server.seen().len(), 4);
 }
 
 #[tokio::test]
 async fn answers_over_plain_http() {
     let server = Server::start(None, agent).await;
-    ask_both(Transport::PlainHttp(server.at.clone())).await;
+    ask_both(Transport::PlainHttp(at(&server))).await;
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn answers_over_a_unix_socket() {
 #[tokio::test]
 async fn an_agent_without_agent_info_is_too_old() {
     let server = Server::start(None, |_| ok(r#"{"supported_version": "2.1", "supported_versions": ["2.1"]}"#)).await;
-    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let client = AgentClient::new(&Transport::PlainHttp(at(&server)), PATIENT).unwrap();
     let says = client.info().await.unwrap_err().to_string().replace(&server.at.to_string(), "HOST");
     assert_eq!(
         says,
@@ -97,7 +97,7 @@ async fn unusable_answers_are_named_without_the_nonce() {
             _ => ok(results),
         })
         .await;
-        let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+        let client = AgentClient::new(&Transport::PlainHttp(at(&server)), PATIENT).unwrap();
         let begin =
             |call: &str| format!("the Keylime agent at http://{} answered {call} with an unusable body: ", server.at);
         assert_eq!(client.info().await.unwrap_err().to_string(), begin("GET /agent/info") + info);
@@ -110,10 +110,10 @@ async fn unusable_answers_are_named_without_the_nonce() {
 async fn a_tpm_failure_is_transient_and_keeps_the_nonce_out() {
     let server = Server::start(None, |request| match request {
         "GET /version" => ok(r#"{"supported_version": "2.2"}"#),
-        _ => error(500, "Unable to retrieve quote"),
+        _ => Reply::error(500, "Unable to retrieve quote"),
     })
     .await;
-    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let client = AgentClient::new(&Transport::PlainHttp(at(&server)), PATIENT).unwrap();
     let error = client.identity_quote(&nonce()).await.unwrap_err();
     assert!(error.is_transient());
     assert_eq!(
@@ -128,7 +128,7 @@ async fn a_tpm_failure_is_transient_and_keeps_the_nonce_out() {
 
 /// Runs this many calls at once; all must end with a time-out, within about one limit.
 async fn all_time_out(server: &Server, count: usize) {
-    let transport = Transport::PlainHttp(server.at.clone());
+    let transport = Transport::PlainHttp(at(server));
     let client = Arc::new(AgentClient::new(&transport, SHORT_CALL).unwrap());
     let begin = std::time::Instant::now();
     let calls: Vec<_> = (0..count)
@@ -166,7 +166,7 @@ async fn calls_to_a_peer_that_loses_the_version_and_hangs_all_end_at_the_limit()
         let server = Server::start(None, move |request| match request {
             "GET /version" if asked.swap(true, std::sync::atomic::Ordering::Relaxed) => Reply::Hang,
             "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
-            _ => error(400, "API version not supported: v2.5"),
+            _ => Reply::error(400, "API version not supported: v2.5"),
         })
         .await;
         all_time_out(&server, calls).await;
@@ -182,7 +182,7 @@ async fn members_without_use_may_be_anything() {
             "ima_measurement_list": {"a": [1]}}"#),
     })
     .await;
-    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let client = AgentClient::new(&Transport::PlainHttp(at(&server)), PATIENT).unwrap();
     assert_eq!(client.info().await.unwrap().agent_uuid.as_str(), "x");
     let quote = client.identity_quote(&nonce()).await.unwrap();
     assert_eq!((quote.quote.as_str(), quote.pubkey), ("r", None));
@@ -206,7 +206,7 @@ async fn an_integrity_quote_may_be_longer_than_other_answers() {
         }
     })
     .await;
-    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let client = AgentClient::new(&Transport::PlainHttp(at(&server)), PATIENT).unwrap();
     let quote = client.integrity_quote(&nonce(), PcrMask::EMPTY.with(0)).await.unwrap();
     assert_eq!(quote.boot_log.map(|log| log.len()), Some(525_000));
     let too_long = client.integrity_quote(&nonce(), PcrMask::EMPTY.with(10)).await.unwrap_err();
@@ -225,10 +225,10 @@ async fn an_integrity_quote_may_be_longer_than_other_answers() {
 async fn a_refusal_that_repeats_the_nonce_keeps_it_out() {
     let server = Server::start(None, |request| match request {
         "GET /version" => ok(r#"{"supported_version": "2.5"}"#),
-        _ => error(400, "Nonce is too long (max size 64): ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
+        _ => Reply::error(400, "Nonce is too long (max size 64): ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
     })
     .await;
-    let client = AgentClient::new(&Transport::PlainHttp(server.at.clone()), PATIENT).unwrap();
+    let client = AgentClient::new(&Transport::PlainHttp(at(&server)), PATIENT).unwrap();
     let identity = client.identity_quote(&nonce()).await.unwrap_err();
     let integrity = client.integrity_quote(&nonce(), PcrMask::EMPTY.with(7)).await.unwrap_err();
     for error in [identity, integrity] {

@@ -6,8 +6,8 @@ use tls::{ClientTls, Identity, Trust};
 
 use super::*;
 use crate::testing::{
-    ABOUT_ONE_LIMIT, PATIENT, Reply, SHORT_CALL, SHORT_CONNECT, Server, Site, error, greet_with, host_port, nobody, ok,
-    pass, until,
+    ABOUT_ONE_LIMIT, Gate, PATIENT, Reply, SHORT_CALL, SHORT_CONNECT, Server, Site, at, greet_with, host_port, nobody,
+    ok, pass, until,
 };
 
 fn target() -> Target {
@@ -17,14 +17,14 @@ fn target() -> Target {
 /// Asks a server over plain HTTP once; the text of the failure, with the address taken out.
 async fn failure(settings: HttpSettings, reply: impl Fn() -> Reply + Send + Sync + 'static) -> String {
     let server = Server::start(None, move |_| reply()).await;
-    let http = Http::new("the peer", Transport::Plain(&server.at), settings).unwrap();
+    let http = Http::new("the peer", Transport::Plain(&at(&server)), settings).unwrap();
     let error = match http.within(|| "GET /v2.5/thing".to_owned(), http.get(&target())).await {
         Ok(answer) => http.decode(|| "GET /v2.5/thing".to_owned(), &answer, |_| Ok(())).unwrap_err(),
         Err(error) => error,
     };
     // Nonces stay out of every message.
     assert!(!format!("{error:?} {error}").contains("SECRETNONCE"));
-    without_address(error, &server.at)
+    without_address(error, &at(&server))
 }
 
 fn without_address(error: ClientError, at: &HostPort) -> String {
@@ -40,9 +40,9 @@ async fn statuses_are_told_apart() {
         (404, "agent id not found", "does not know what GET /v2.5/thing asks for: agent id not found"),
         (204, "", "answered GET /v2.5/thing with 204: No Content"),
         (599, "", "answered GET /v2.5/thing with 599: no reason given"),
-        (503, "a\\u001b[31m\\nb", "answered GET /v2.5/thing with 503: a[31mb"),
+        (503, "a\u{1b}[31m\nb", "answered GET /v2.5/thing with 503: a[31mb"),
     ] {
-        let says = failure(PATIENT, move || error(code, status)).await;
+        let says = failure(PATIENT, move || Reply::error(code, status)).await;
         assert_eq!(says, format!("the peer at http://HOST {text}"));
     }
 }
@@ -51,7 +51,7 @@ async fn statuses_are_told_apart() {
 async fn the_newer_form_of_errors_is_read() {
     let body = r#"{"errors": [{"status": "403", "title": "Forbidden", "detail": "admin only"}]}"#;
     assert_eq!(
-        failure(PATIENT, || Reply::Answer(403, "", body.to_owned())).await,
+        failure(PATIENT, move || Reply::answer(403, "", body)).await,
         "the peer at http://HOST forbids GET /v2.5/thing: Forbidden: admin only"
     );
 }
@@ -60,11 +60,11 @@ async fn the_newer_form_of_errors_is_read() {
 async fn web_pages_are_no_answers() {
     let page = || "<html>busy</html>".to_owned();
     assert_eq!(
-        failure(PATIENT, move || Reply::Answer(502, "Content-Type: text/html\r\n", page())).await,
+        failure(PATIENT, move || Reply::answer(502, "Content-Type: text/html\r\n", page())).await,
         "the peer at http://HOST answered GET /v2.5/thing with 502: Bad Gateway"
     );
     assert_eq!(
-        failure(PATIENT, move || Reply::Answer(200, "Content-Type: text/html\r\n", page())).await,
+        failure(PATIENT, move || Reply::answer(200, "Content-Type: text/html\r\n", page())).await,
         "the peer at http://HOST answered GET /v2.5/thing with an unusable body: it is not JSON (content type \
          text/html)"
     );
@@ -72,7 +72,7 @@ async fn web_pages_are_no_answers() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let redirect = || Reply::Answer(302, "Location: http://127.0.0.1:1/\r\n", String::new());
+    let redirect = || Reply::answer(302, "Location: http://127.0.0.1:1/\r\n", "");
     assert_eq!(
         failure(PATIENT, redirect).await,
         "the peer at http://HOST answered GET /v2.5/thing with a redirect (302), which is not followed: check host and \
@@ -83,10 +83,10 @@ async fn redirects_are_not_followed() {
 #[tokio::test]
 async fn large_bodies_are_refused_announced_or_not() {
     let text = "the peer at http://HOST answered GET /v2.5/thing with more than 100000 bytes";
-    assert_eq!(failure(PATIENT, || Reply::Answer(200, "", "x".repeat(10_000_000))).await, text);
-    assert_eq!(failure(PATIENT, || Reply::Flood).await, text);
+    assert_eq!(failure(PATIENT, || Reply::answer(200, "", "x".repeat(10_000_000))).await, text);
+    assert_eq!(failure(PATIENT, || Reply::Flood(10_000_000)).await, text);
     // A status counts even if what comes with it is too large to read.
-    let large = || Reply::Answer(500, "", "x".repeat(10_000_000));
+    let large = || Reply::answer(500, "", "x".repeat(10_000_000));
     assert_eq!(
         failure(PATIENT, large).await,
         "the peer at http://HOST answered GET /v2.5/thing with 500: Internal Server Error"
@@ -112,7 +112,7 @@ async fn only_keylime_can_say_that_something_is_unknown() {
         r#"{"errors": [{"status": "404", "title": "Not Found"}]}"#,
     ] {
         assert_eq!(
-            failure(PATIENT, move || Reply::Answer(404, "", body.to_owned())).await,
+            failure(PATIENT, move || Reply::answer(404, "", body)).await,
             "the peer at http://HOST answered GET /v2.5/thing with 404: Not Found"
         );
     }
@@ -120,17 +120,17 @@ async fn only_keylime_can_say_that_something_is_unknown() {
 
 #[tokio::test]
 async fn many_calls_share_few_connections() {
-    let gate = Arc::new(Semaphore::new(0));
+    let gate = Gate::closed();
     let closed = gate.clone();
     let server = Server::start(None, move |_| Reply::Gated(closed.clone(), Box::new(ok("{}")))).await;
-    let http = Arc::new(Http::new("the peer", Transport::Plain(&server.at), PATIENT).unwrap());
+    let http = Arc::new(Http::new("the peer", Transport::Plain(&at(&server)), PATIENT).unwrap());
     let call = || {
         let http = http.clone();
         tokio::spawn(async move { http.within(|| "GET /v2.5/thing".to_owned(), http.get(&target())).await.map(|_| ()) })
     };
     let calls: Vec<_> = (0..100).map(|_| call()).collect();
     until(|| server.seen().len() >= MAX_IN_FLIGHT).await;
-    gate.close();
+    gate.open();
     for call in calls {
         call.await.unwrap().unwrap();
     }
@@ -154,7 +154,7 @@ async fn many_calls_share_few_connections() {
 #[tokio::test]
 async fn waiting_for_a_turn_counts() {
     let server = Server::start(None, |_| Reply::Hang).await;
-    let http = Arc::new(Http::new("the peer", Transport::Plain(&server.at), SHORT_CALL).unwrap());
+    let http = Arc::new(Http::new("the peer", Transport::Plain(&at(&server)), SHORT_CALL).unwrap());
     let call = || {
         let http = http.clone();
         tokio::spawn(async move { http.within(|| "GET /v2.5/thing".to_owned(), http.get(&target())).await.map(|_| ()) })
@@ -173,7 +173,7 @@ async fn waiting_for_a_turn_counts() {
     let [error] = &waited[..] else { panic!("{waited:?}") };
     assert!(error.is_timeout() && error.is_transient());
     assert_eq!(
-        without_address(error.clone(), &server.at),
+        without_address(error.clone(), &at(&server)),
         "GET /v2.5/thing did not get its turn at the peer at http://HOST within 1 s"
     );
 }
@@ -184,9 +184,9 @@ async fn broken_connections_are_named() {
     for (reply, detail) in [
         ((|| Reply::Close) as fn() -> Reply, "connection closed before message completed"),
         (|| Reply::Reset, "Connection reset by peer (os error 104)"),
-        (|| Reply::Raw("SSH-2.0\r\n\r\n".to_owned()), "invalid HTTP version parsed: does that port speak TLS?"),
+        (|| Reply::Raw(b"SSH-2.0\r\n\r\n".to_vec()), "invalid HTTP version parsed: does that port speak TLS?"),
         (
-            || Reply::Raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_owned()),
+            || Reply::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_vec()),
             "end of file before message length reached",
         ),
     ] {
@@ -201,12 +201,12 @@ async fn a_broken_connection_is_tried_once_more_for_get_only() {
         if first.swap(false, std::sync::atomic::Ordering::Relaxed) { Reply::Close } else { ok("{}") }
     })
     .await;
-    let http = Http::new("the peer", Transport::Plain(&server.at), PATIENT).unwrap();
+    let http = Http::new("the peer", Transport::Plain(&at(&server)), PATIENT).unwrap();
     http.get(&target()).await.unwrap();
     assert_eq!(server.seen().len(), 2);
 
     let server = Server::start(None, |_| Reply::Close).await;
-    let http = Http::new("the peer", Transport::Plain(&server.at), PATIENT).unwrap();
+    let http = Http::new("the peer", Transport::Plain(&at(&server)), PATIENT).unwrap();
     assert!(matches!(
         http.send_json(Method::POST, &target(), b"{}".to_vec()).await,
         Err(ClientError::Interrupted { .. })
@@ -218,7 +218,7 @@ async fn a_broken_connection_is_tried_once_more_for_get_only() {
 async fn connections_are_kept() {
     let site = Site::new();
     let server = Server::start(Some(site.server()), |_| ok("{}")).await;
-    let http = Http::new("the peer", Transport::Tls(&server.at, site.client()), PATIENT).unwrap();
+    let http = Http::new("the peer", Transport::Tls(&at(&server), site.client()), PATIENT).unwrap();
     for _ in 0..3 {
         http.get(&target()).await.unwrap();
     }
@@ -258,8 +258,8 @@ fn retry_after_is_read_in_both_forms() {
 #[tokio::test]
 async fn retry_after_and_transience_come_with_the_error() {
     for (code, transient) in [(500, true), (503, true), (408, true), (429, true), (400, false), (409, false)] {
-        let server = Server::start(None, move |_| Reply::Answer(code, "Retry-After: 7\r\n", String::new())).await;
-        let http = Http::new("the peer", Transport::Plain(&server.at), PATIENT).unwrap();
+        let server = Server::start(None, move |_| Reply::answer(code, "Retry-After: 7\r\n", "")).await;
+        let http = Http::new("the peer", Transport::Plain(&at(&server)), PATIENT).unwrap();
         let error = http.get(&target()).await.err().unwrap();
         assert_eq!(error.is_transient(), transient, "{code}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
@@ -269,12 +269,12 @@ async fn retry_after_and_transience_come_with_the_error() {
 /// Asks a server over TLS; the text of the failure.
 async fn tls_failure(site: &Site, client: Arc<ClientConfig>, server: Arc<tls::rustls::ServerConfig>) -> String {
     let server = Server::start(Some(server), |_| ok("{}")).await;
-    let http = Http::new("the peer", Transport::Tls(&server.at, client), PATIENT).unwrap();
+    let http = Http::new("the peer", Transport::Tls(&at(&server), client), PATIENT).unwrap();
     let error = http.get(&target()).await.err().expect("the call must fail");
     assert!(matches!(error, ClientError::Tls { .. }), "{error:?}");
     assert!(!error.is_transient());
     assert!(server.seen().is_empty());
-    without_address(error, &server.at).replace(site.ca_file.to_str().unwrap(), "FILE")
+    without_address(error, &at(&server)).replace(site.ca_file.to_str().unwrap(), "FILE")
 }
 
 #[tokio::test]
@@ -341,7 +341,7 @@ async fn a_pinned_self_made_certificate_is_reached() {
     let ca = Trust::Files(vec![cert.clone()]);
     let client = ClientTls { ca, identity, server_name: None }.build().unwrap();
     let server = Server::start(Some(site.server_as(Identity { cert, key, password: None })), |_| ok("{}")).await;
-    let http = Http::new("the peer", Transport::Tls(&server.at, client), PATIENT).unwrap();
+    let http = Http::new("the peer", Transport::Tls(&at(&server), client), PATIENT).unwrap();
     http.get(&target()).await.unwrap();
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::http::Transport;
-use crate::testing::{PATIENT, Reply, Server, error, ok, versions};
+use crate::testing::{PATIENT, Reply, Server, at, ok, versions};
 use crate::version::SUPPORTED;
 
 fn thing(version: ApiVersion) -> Target {
@@ -15,7 +15,7 @@ fn thing(version: ApiVersion) -> Target {
 
 async fn with(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> (Server, Http, Negotiator) {
     let server = Server::start(None, answer).await;
-    let http = Http::new("the peer", Transport::Plain(&server.at), PATIENT).unwrap();
+    let http = Http::new("the peer", Transport::Plain(&at(&server)), PATIENT).unwrap();
     (server, http, Negotiator::new(SUPPORTED.to_vec()))
 }
 
@@ -71,9 +71,9 @@ fn downgraded(refusal: fn() -> Reply) -> impl Fn(&str) -> Reply {
 #[tokio::test]
 async fn a_peer_that_lost_the_version_is_asked_anew() {
     for refusal in [
-        (|| error(400, "API version not supported: v2.6")) as fn() -> Reply,
-        || error(400, "API Version not supported"),
-        || error(404, "Not Found"),
+        (|| Reply::error(400, "API version not supported: v2.6")) as fn() -> Reply,
+        || Reply::error(400, "API Version not supported"),
+        || Reply::error(404, "Not Found"),
     ] {
         let (server, http, versions) = with(downgraded(refusal)).await;
         versions.get(&http, thing).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_peer_that_lost_the_version_is_asked_anew() {
 async fn a_peer_that_keeps_refusing_is_not_asked_for_ever() {
     let (server, http, versions) = with(|request| match request {
         "GET /version" => versions(&["2.6"]),
-        _ => error(400, "API version not supported: v2.6"),
+        _ => Reply::error(400, "API version not supported: v2.6"),
     })
     .await;
     let error = versions.get(&http, thing).await.err().unwrap();
@@ -100,7 +100,7 @@ async fn other_refusals_cost_nothing_more() {
     for (code, text) in [(404, "agent id not found"), (400, "bad id"), (500, "API version not supported")] {
         let (server, http, versions) = with(move |request| match request {
             "GET /version" => versions(&["2.6"]),
-            _ => error(code, text),
+            _ => Reply::error(code, text),
         })
         .await;
         versions.get(&http, thing).await.err().unwrap();
@@ -153,7 +153,7 @@ async fn answers_about_versions() {
 async fn the_push_model_is_recognised_and_a_failure_is_not_kept() {
     let calls = AtomicUsize::new(0);
     let (server, http, versions) = with(move |_| match calls.fetch_add(1, Ordering::Relaxed) {
-        0 => error(410, "Gone"),
+        0 => Reply::error(410, "Gone"),
         _ => versions(&["2.6"]),
     })
     .await;
@@ -167,8 +167,8 @@ async fn the_push_model_is_recognised_and_a_failure_is_not_kept() {
 
 #[tokio::test]
 async fn a_version_route_that_is_not_there_is_no_unknown_thing() {
-    let not_found = || error(404, "Not Found");
-    let page = || Reply::Answer(404, "", "<html>".to_owned());
+    let not_found = || Reply::error(404, "Not Found");
+    let page = || Reply::answer(404, "", "<html>");
     for reply in [not_found as fn() -> Reply, page] {
         let (server, http, versions) = with(move |_| reply()).await;
         let error = versions.get(&http, thing).await.err().unwrap();
@@ -182,7 +182,7 @@ async fn a_version_route_that_is_not_there_is_no_unknown_thing() {
 
 #[tokio::test]
 async fn waiting_calls_take_over_a_failed_ask() {
-    let (server, http, versions) = with(|_| error(503, "busy")).await;
+    let (server, http, versions) = with(|_| Reply::error(503, "busy")).await;
     let shared = Arc::new((http, versions));
     let calls: Vec<_> = (0..8)
         .map(|_| {
@@ -204,7 +204,7 @@ async fn waiting_calls_take_over_a_failed_ask() {
 async fn waiting_calls_take_over_that_nothing_changed() {
     let (server, http, versions) = with(|request| match request {
         "GET /version" => versions(&["2.6"]),
-        _ => error(400, "API version not supported: v2.6"),
+        _ => Reply::error(400, "API version not supported: v2.6"),
     })
     .await;
     let shared = Arc::new((http, versions));

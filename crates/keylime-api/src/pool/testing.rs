@@ -3,9 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Semaphore;
-
-use crate::testing::{Reply, Server, Site, error, ok, versions};
+use crate::testing::{Gate, Reply, Server, Site, ok, versions};
 
 /// What a member does with a request for an agent.
 #[derive(Debug, Clone)]
@@ -25,17 +23,17 @@ pub(super) enum Conduct {
     /// No answer.
     Hangs,
     /// The same once the gate is open.
-    Waits(Arc<Semaphore>, Box<Conduct>),
+    Waits(Gate, Box<Conduct>),
 }
 
 impl Conduct {
     fn reply(&self) -> Reply {
         match self {
             Self::Answers(results) => ok(results),
-            Self::Unknown => error(404, "agent id not found"),
-            Self::Inactive => error(404, "Agent with ID 'host' has not been activated"),
-            Self::Down => error(503, "Service Unavailable"),
-            Self::Status(code) => error(*code, "no"),
+            Self::Unknown => Reply::error(404, "agent id not found"),
+            Self::Inactive => Reply::error(404, "Agent with ID 'host' has not been activated"),
+            Self::Down => Reply::error(503, "Service Unavailable"),
+            Self::Status(code) => Reply::error(*code, "no"),
             Self::Odd => ok("{}"),
             Self::Hangs => Reply::Hang,
             Self::Waits(gate, then) => Reply::Gated(gate.clone(), Box::new(then.reply())),

@@ -2,7 +2,7 @@
 //! The registrar's answers to an administrator
 
 use super::*;
-use crate::testing::{PATIENT, Reply, Server, Site, error, ok, versions};
+use crate::testing::{PATIENT, Reply, Server, Site, at, ok, versions};
 
 async fn ask(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Result<RegistrarAgent, String> {
     let site = Site::new();
@@ -12,7 +12,7 @@ async fn ask(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Result<Regist
         other => panic!("{other}"),
     })
     .await;
-    let client = RegistrarClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    let client = RegistrarClient::new(at(&server), site.client(), PATIENT).unwrap();
     client.warm_up().await.unwrap();
     let id = "host".parse().unwrap();
     client.agent(&id).await.map_err(|e| e.to_string().replace(&server.at.to_string(), "HOST"))
@@ -62,16 +62,16 @@ async fn failures_are_named() {
         (|| ok(r#"{"aik_tpm": "ARg=", "ekcert": 5}"#), format!("{body}its \"ekcert\" is another number, not text")),
         (|| ok(r#"{"aik_tpm": "%"}"#), format!("{body}its \"aik_tpm\" is unusable: it is not base64")),
         (
-            || error(404, "Agent with ID 'host' has not been activated"),
+            || Reply::error(404, "Agent with ID 'host' has not been activated"),
             format!(
                 "{peer} does not know what GET /v2.6/agents/host asks for: Agent with ID 'host' has not been activated"
             ),
         ),
         (
-            || Reply::Answer(404, "", "404 page not found".to_owned()),
+            || Reply::answer(404, "", "404 page not found"),
             format!("{peer} answered GET /v2.6/agents/host with 404: Not Found"),
         ),
-        (|| error(403, "Forbidden"), format!("{peer} forbids GET /v2.6/agents/host: Forbidden")),
+        (|| Reply::error(403, "Forbidden"), format!("{peer} forbids GET /v2.6/agents/host: Forbidden")),
     ] {
         assert_eq!(ask(reply).await.unwrap_err(), text);
     }

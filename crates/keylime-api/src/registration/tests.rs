@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::credential::auth_tag;
-use crate::testing::{PATIENT, Reply, SHORT_CALL, Server, Site, error, ok, versions};
+use crate::testing::{PATIENT, Reply, SHORT_CALL, Server, Site, at, ok, versions};
 use crate::version::SUPPORTED;
 
 fn id() -> AgentId {
@@ -38,7 +38,7 @@ const BLOB: &str = r#"{"blob": "utzA3gAAAAEAAQEAAQI="}"#;
 
 async fn plain(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> (Server, RegistrationClient) {
     let server = Server::start(None, answer).await;
-    let client = RegistrationClient::new(server.at.clone(), None, PATIENT, &SUPPORTED).unwrap();
+    let client = RegistrationClient::new(at(&server), None, PATIENT, &SUPPORTED).unwrap();
     (server, client)
 }
 
@@ -51,7 +51,7 @@ async fn registers_and_activates() {
         _ => ok("{}"),
     })
     .await;
-    let client = RegistrationClient::new(server.at.clone(), Some(site.client()), PATIENT, &SUPPORTED).unwrap();
+    let client = RegistrationClient::new(at(&server), Some(site.client()), PATIENT, &SUPPORTED).unwrap();
     let blob = client.register(&id(), &registration()).await.unwrap();
     assert_eq!((blob.id_object, blob.encrypted_secret), (vec![1], vec![2]));
     let tag = auth_tag(b"secret", &id());
@@ -105,9 +105,9 @@ async fn the_device_identity_is_bound_as_the_version_has_it() {
 async fn only_enabled_versions_are_used() {
     let server = Server::start(None, |_| versions(&["2.5", "2.6"])).await;
     let enabled = [ApiVersion::new(2, 1), ApiVersion::new(2, 5)];
-    let client = RegistrationClient::new(server.at.clone(), None, PATIENT, &enabled).unwrap();
+    let client = RegistrationClient::new(at(&server), None, PATIENT, &enabled).unwrap();
     assert_eq!(client.version().await.unwrap(), Some(ApiVersion::new(2, 5)));
-    let client = RegistrationClient::new(server.at.clone(), None, PATIENT, &enabled[..1]).unwrap();
+    let client = RegistrationClient::new(at(&server), None, PATIENT, &enabled[..1]).unwrap();
     assert!(matches!(client.version().await, Err(ClientError::NoCommonVersion { .. })));
 }
 
@@ -117,7 +117,7 @@ async fn asking_anew_finds_a_changed_registrar() {
     let (_server, client) = plain(move |_| match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
         0 => versions(&["2.5"]),
         1 => versions(&["2.6"]),
-        _ => error(404, "Not Found"),
+        _ => Reply::error(404, "Not Found"),
     })
     .await;
     assert_eq!(client.version().await.unwrap(), Some(ApiVersion::new(2, 5)));
@@ -129,10 +129,10 @@ async fn asking_anew_finds_a_changed_registrar() {
 #[tokio::test]
 async fn an_old_registrar_is_tried_from_the_newest_version_down() {
     let (server, client) = plain(|request| match request {
-        "GET /version" => Reply::Answer(404, "", "404: Not Found".to_owned()),
+        "GET /version" => Reply::answer(404, "", "404: Not Found"),
         r if r.starts_with("POST /v2.4/") => ok(BLOB),
         r if r.starts_with("PUT /v2.4/") => ok("{}"),
-        _ => error(400, "API Version not supported"),
+        _ => Reply::error(400, "API Version not supported"),
     })
     .await;
     assert_eq!(client.version().await.unwrap(), None);
@@ -155,8 +155,8 @@ async fn an_old_registrar_is_tried_from_the_newest_version_down() {
 #[tokio::test]
 async fn an_old_registrar_that_knows_no_version_is_given_up() {
     let (server, client) = plain(|request| match request {
-        "GET /version" => error(405, "Not Implemented"),
-        _ => error(400, "API Version not supported"),
+        "GET /version" => Reply::error(405, "Not Implemented"),
+        _ => Reply::error(400, "API Version not supported"),
     })
     .await;
     let says = client.register(&id(), &registration()).await.unwrap_err().to_string();
@@ -175,7 +175,7 @@ async fn refusals_are_told_apart() {
     ] {
         let (server, client) = plain(move |request| match request {
             "GET /version" => versions(&["2.6"]),
-            _ => error(code, status),
+            _ => Reply::error(code, status),
         })
         .await;
         let error = client.register(&id(), &registration()).await.unwrap_err();
@@ -209,7 +209,7 @@ async fn a_credential_must_be_one() {
 async fn any_404_sends_an_activation_back_to_registering() {
     let (_server, client) = plain(|request| match request {
         "GET /version" => versions(&["2.6"]),
-        _ => Reply::Answer(404, "", "<html>".to_owned()),
+        _ => Reply::answer(404, "", "<html>"),
     })
     .await;
     assert!(client.activate(&id(), "00").await.unwrap_err().is_not_found());
@@ -220,12 +220,12 @@ async fn any_404_sends_an_activation_back_to_registering() {
 #[tokio::test]
 async fn registering_and_activating_end_at_the_limit() {
     let server = Server::start(None, |request| match request {
-        "GET /version" => error(404, "Not Found"),
-        r if r.starts_with("POST /v2.6/") => error(400, "API Version not supported"),
+        "GET /version" => Reply::error(404, "Not Found"),
+        r if r.starts_with("POST /v2.6/") => Reply::error(400, "API Version not supported"),
         _ => Reply::Hang,
     })
     .await;
-    let client = RegistrationClient::new(server.at.clone(), None, SHORT_CALL, &SUPPORTED).unwrap();
+    let client = RegistrationClient::new(at(&server), None, SHORT_CALL, &SUPPORTED).unwrap();
     let timeout =
         |call: &str| format!("the Keylime registrar at http://{} did not answer {call} within 1 s", server.at);
     let says = client.register(&id(), &registration()).await.unwrap_err().to_string();
@@ -240,7 +240,7 @@ async fn a_refused_proof_and_an_unknown_record_are_told_apart() {
     for (code, not_found) in [(400, false), (404, true)] {
         let (_server, client) = plain(move |request| match request {
             "GET /version" => versions(&["2.6"]),
-            _ => error(code, "no"),
+            _ => Reply::error(code, "no"),
         })
         .await;
         let error = client.activate(&id(), "00").await.unwrap_err();

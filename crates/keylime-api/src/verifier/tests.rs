@@ -2,7 +2,7 @@
 //! The verifier's answers: good ones, odd ones, and those of other deployments
 
 use super::*;
-use crate::testing::{PATIENT, Reply, Server, Site, error, ok, versions};
+use crate::testing::{PATIENT, Reply, Server, Site, at, ok, versions};
 use crate::verdict::Verdict;
 
 /// 2027-01-15T08:00:00Z, the date of every answer.
@@ -29,7 +29,7 @@ async fn ask(reply: impl Fn() -> Reply + Send + Sync + 'static) -> (Server, Resu
         _ => reply(),
     })
     .await;
-    let client = VerifierClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    let client = VerifierClient::new(at(&server), site.client(), PATIENT).unwrap();
     let result = client.agent(&id()).await;
     (server, result)
 }
@@ -81,7 +81,7 @@ async fn warming_up_leaves_one_request_for_the_call() {
         _ => ok(RECORD),
     })
     .await;
-    let client = VerifierClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    let client = VerifierClient::new(at(&server), site.client(), PATIENT).unwrap();
     assert_eq!(client.warm_up().await.unwrap(), ApiVersion::new(2, 5));
     client.agent(&id()).await.unwrap();
     assert_eq!(server.seen().len(), 2);
@@ -202,7 +202,7 @@ async fn an_answer_of_a_cache_cannot_be_judged() {
     for headers in ["Date: Fri, 15 Jan 2027 08:00:00 GMT\r\nAge: 0\r\n", "age: 3600\r\n"] {
         let body = body.clone();
         assert_eq!(
-            failure(move || Reply::Answer(200, headers, body.clone())).await,
+            failure(move || Reply::answer(200, headers, body.clone())).await,
             "the Keylime verifier at https://HOST answered GET /agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 from a \
              cache (Age header), so the age of its record cannot be told"
         );
@@ -237,7 +237,7 @@ async fn an_answer_without_a_date_cannot_be_judged() {
     for headers in ["", "Date: yesterday\r\n"] {
         let body = body.clone();
         assert_eq!(
-            failure(move || Reply::Answer(200, headers, body.clone())).await,
+            failure(move || Reply::answer(200, headers, body.clone())).await,
             "the Keylime verifier at https://HOST answered GET /agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 without a \
              usable Date header, so the age of its record cannot be told"
         );
@@ -246,7 +246,7 @@ async fn an_answer_without_a_date_cannot_be_judged() {
 
 #[tokio::test]
 async fn an_unknown_agent_is_told_apart() {
-    let (server, result) = ask(|| error(404, "agent id not found")).await;
+    let (server, result) = ask(|| Reply::error(404, "agent id not found")).await;
     let error = result.unwrap_err();
     assert!(error.is_not_found() && !error.is_transient());
     assert_eq!(server.seen().len(), 2);
@@ -254,7 +254,7 @@ async fn an_unknown_agent_is_told_apart() {
 
 #[tokio::test]
 async fn a_404_of_anything_else_does_not_make_an_agent_unknown() {
-    let says = failure(|| Reply::Answer(404, "", "<html>no such page</html>".to_owned())).await;
+    let says = failure(|| Reply::answer(404, "", "<html>no such page</html>")).await;
     assert_eq!(
         says,
         "the Keylime verifier at https://HOST answered GET /v2.6/agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 with 404: \
@@ -310,7 +310,7 @@ async fn check(
         other => panic!("{other}"),
     })
     .await;
-    let client = VerifierClient::new(server.at.clone(), site.client(), PATIENT).unwrap();
+    let client = VerifierClient::new(at(&server), site.client(), PATIENT).unwrap();
     let pcrs = tpm_wire::pcr::PcrValues::new(HashAlgorithm::Sha256, [(16, vec![0xa5; 32])].into()).unwrap();
     let attest = [vec![0xfb, 0xff, 0xff], vec![0xbb; 16]].concat();
     let quote = QuoteString::new(attest, vec![0], &pcrs).unwrap();
@@ -353,25 +353,25 @@ async fn failures_of_a_check_keep_nonce_and_quote_out() {
         (|| ok(r#"{"valid": true}"#), format!("{body}its \"valid\" is true or false, not a whole number")),
         (|| ok(r#"{"valid": "1"}"#), format!("{body}its \"valid\" is text, not a whole number")),
         (
-            || error(404, "agent id not found"),
+            || Reply::error(404, "agent id not found"),
             format!("{peer} does not know what GET /v2.2/verify/identity asks for: agent id not found"),
         ),
         (
-            || error(400, "bad nonce ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
+            || Reply::error(400, "bad nonce ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
             format!("{peer} answered GET /v2.2/verify/identity with 400: bad nonce …"),
         ),
         (
-            || error(500, "quote=r%2B%2F%2F%2Fu7u7u7u7u7u7u7u7u7u7uw%3D%3D%3AAA"),
+            || Reply::error(500, "quote=r%2B%2F%2F%2Fu7u7u7u7u7u7u7u7u7u7uw%3D%3D%3AAA"),
             format!("{peer} answered GET /v2.2/verify/identity with 500: …"),
         ),
         (
-            || Reply::Answer(302, "Location: /\r\n", String::new()),
+            || Reply::answer(302, "Location: /\r\n", ""),
             format!(
                 "{peer} answered GET /v2.2/verify/identity with a redirect (302), which is not followed: check host and \
                  port"
             ),
         ),
-        (|| Reply::Flood, format!("{peer} answered GET /v2.2/verify/identity with more than 100000 bytes")),
+        (|| Reply::Flood(10_000_000), format!("{peer} answered GET /v2.2/verify/identity with more than 100000 bytes")),
     ] {
         assert_eq!(check(&["2.2"], reply).await.unwrap_err(), text);
     }

@@ -7,7 +7,6 @@
 
 mod records;
 mod server;
-mod wire;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,11 +17,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::ca::{Issued, LeafSpec, TestCa};
+pub use crate::http::{Gate, Reply, Request};
 use crate::scratch::Scratch;
 
 pub use records::FakeAgent;
 pub use server::{FakeServer, Security};
-pub use wire::{Gate, Reply, Request};
 
 /// A verifier and a registrar that know the same agents.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::*;
 use crate::HttpSettings;
 use crate::pool::testing::Conduct::{self, Answers, Down, Hangs, Inactive, Odd, Unknown};
 use crate::pool::testing::{Side, asked, numbered, sides};
-use crate::testing::{PATIENT, SHORT_CALL, Site, pass};
+use crate::testing::{PATIENT, SHORT_CALL, Site, at, pass};
 
 const EK_HASH: &str = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
 
@@ -24,7 +24,7 @@ impl Pool {
     async fn within(conducts: &[Conduct], settings: HttpSettings) -> Self {
         let site = Site::new();
         let sides = sides(&site, conducts).await;
-        let client = |side: &Side| RegistrarClient::new(side.server.at.clone(), site.client(), settings).unwrap();
+        let client = |side: &Side| RegistrarClient::new(at(&side.server), site.client(), settings).unwrap();
         let pool = RegistrarPool::new(sides.iter().map(client).collect()).unwrap();
         Self { pool, sides }
     }

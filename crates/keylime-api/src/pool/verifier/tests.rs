@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which of several verifiers' records counts, and which verifiers are asked at all
 
-use tokio::sync::Semaphore;
 use tpm_wire::pcr::PcrValues;
 
 use super::*;
 use crate::pool::testing::Conduct::{self, Answers, Down, Hangs, Odd, Status, Unknown, Waits};
 use crate::pool::testing::{Side, asked, numbered, sides};
-use crate::testing::{PATIENT, Site, nobody, pass, until};
+use crate::testing::{Gate, PATIENT, Site, at, nobody, pass, until};
 
 /// The date of every answer.
 const NOW: u64 = 1_800_000_000;
@@ -57,7 +56,7 @@ impl Pool {
     async fn of(conducts: &[Conduct]) -> Self {
         let site = Site::new();
         let sides = sides(&site, conducts).await;
-        let client = |side: &Side| VerifierClient::new(side.server.at.clone(), site.client(), PATIENT).unwrap();
+        let client = |side: &Side| VerifierClient::new(at(&side.server), site.client(), PATIENT).unwrap();
         let pool = Arc::new(VerifierPool::new(sides.iter().map(client).collect()).unwrap());
         Self { pool, sides }
     }
@@ -144,7 +143,7 @@ async fn the_age_limit_reaches_the_verdict() {
 
 #[tokio::test]
 async fn all_are_asked_at_once() {
-    let gate = Arc::new(Semaphore::new(0));
+    let gate = Gate::closed();
     let waits = |then| Waits(gate.clone(), Box::new(then));
     let pool = Pool::of(&[waits(good()), waits(stale()), waits(good())]).await;
     let asking = tokio::spawn({
@@ -152,7 +151,7 @@ async fn all_are_asked_at_once() {
         async move { pool.ask(&id(), None).await }
     });
     until(|| pool.asked() == [1, 1, 1]).await;
-    gate.close();
+    gate.open();
     assert_eq!(pool.told(asking.await.unwrap()), format!("0: {VERIFIED}"));
 }
 
@@ -215,7 +214,7 @@ async fn a_member_that_is_down_rests_and_is_tried_by_one() {
     assert_eq!(pool.asked(), [2, 5]);
     // Of many callers one tries it; what it says counts as ever.
     pass(A_SECOND).await;
-    let gate = Arc::new(Semaphore::new(0));
+    let gate = Gate::closed();
     pool.sides[0].now(Waits(gate.clone(), Box::new(good())));
     let trying = tokio::spawn({
         let pool = pool.pool.clone();
@@ -226,7 +225,7 @@ async fn a_member_that_is_down_rests_and_is_tried_by_one() {
         assert_eq!(pool.ask().await, format!("1: {VERIFIED}"));
     }
     assert_eq!(pool.asked()[0], 3);
-    gate.close();
+    gate.open();
     assert_eq!(pool.told(trying.await.unwrap()), format!("0: {VERIFIED}"));
     // It is back.
     assert_eq!(pool.ask().await, format!("0: {VERIFIED}"));
@@ -325,7 +324,7 @@ async fn warming_up_reports_each_member_and_costs_no_later_call() {
     let sides = sides(&site, &[good(), good()]).await;
     let away = nobody().await;
     let client = |at| VerifierClient::new(at, site.client(), PATIENT).unwrap();
-    let addresses = [sides[0].server.at.clone(), away.clone(), sides[1].server.at.clone()];
+    let addresses = [at(&sides[0].server), away.clone(), at(&sides[1].server)];
     let pool = VerifierPool::new(addresses.into_iter().map(client).collect()).unwrap();
     let report = pool.warm_up().await;
     let told: Vec<_> = report

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::wire::{Reply, Request};
 use super::{Agents, base64};
+use crate::http::{Reply, Request};
 
 /// What both servers know of an agent.
 #[derive(Debug, Clone)]

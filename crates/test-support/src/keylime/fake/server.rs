@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::wire::{self, End, Reply, Request};
 use crate::ca::Issued;
+use crate::http::{self, Reply, Request};
 use crate::ports::{self, Port};
 
 /// How connections are secured.
@@ -240,25 +240,8 @@ async fn accept(listening: Option<&(TcpListener, Security)>) -> Option<(TcpStrea
     Some((stream, security.clone()))
 }
 
-async fn serve(mut stream: TcpStream, security: Security, shared: Arc<Shared>) {
-    let answer = |request: Request| shared.answer(&request);
-    match security.0 {
-        None => {
-            let end = wire::serve(&mut stream, answer).await;
-            finish(&stream, end);
-        }
-        Some(config) => {
-            // A client that refuses the certificate is part of the test.
-            let Ok(mut stream) = TlsAcceptor::from(config).accept(stream).await else { return };
-            let end = wire::serve(&mut stream, answer).await;
-            finish(stream.get_ref().0, end);
-        }
-    }
-}
-
-fn finish(stream: &TcpStream, end: End) {
-    if end == End::Reset {
-        // Should it fail, the connection is closed instead.
-        let _ = stream.set_zero_linger();
-    }
+async fn serve(stream: TcpStream, security: Security, shared: Arc<Shared>) {
+    let shared = &shared;
+    let answer = |request: Request| async move { shared.answer(&request).opened().await };
+    http::serve_tcp(stream, security.0.map(TlsAcceptor::from), answer).await;
 }

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! HTTP/1.1 as far as Keylime's clients need it, and the ways to get it wrong.
+//! HTTP/1.1 as far as Keylime's clients need it, and the ways to get it wrong: servers answer as they are told.
 
+mod server;
+
+use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+pub use server::{Server, nobody, ok};
 
 /// Largest request that is read, head and body.
 const MAX_REQUEST: usize = 1 << 20;
@@ -34,6 +40,20 @@ impl Request {
     }
 }
 
+impl fmt::Display for Request {
+    /// Method, path with query, and the body if there is one, with spaces between.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)?;
+        if !self.query.is_empty() {
+            write!(f, "?{}", self.query)?;
+        }
+        if !self.body.is_empty() {
+            write!(f, " {}", String::from_utf8_lossy(&self.body))?;
+        }
+        Ok(())
+    }
+}
+
 /// What a server does with a request.
 #[derive(Debug, Clone)]
 pub enum Reply {
@@ -56,6 +76,12 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// An answer with this status, these header lines (each with its line end), and this body.
+    #[must_use]
+    pub fn answer(code: u16, headers: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self::Answer(code, headers.to_owned(), body.into())
+    }
+
     /// 200 with these results in Keylime's envelope, and a date.
     #[must_use]
     pub fn ok(results: &Value) -> Self {
@@ -90,6 +116,17 @@ impl Reply {
         }
     }
 
+    /// The reply behind all gates, once they are open.
+    pub(crate) async fn opened(self) -> Self {
+        let mut reply = self;
+        while let Self::Gated(gate, behind) = reply {
+            // An error says that the gate was opened.
+            let _ = gate.0.acquire().await;
+            reply = *behind;
+        }
+        reply
+    }
+
     fn dated(self) -> Self {
         let now = httpdate::fmt_http_date(SystemTime::now());
         self.with_header(&format!("Date: {now}"))
@@ -115,19 +152,45 @@ impl Gate {
 
 /// How a connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+enum End {
     Closed,
     Reset,
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve<S>(stream: &mut S, answer: impl Fn(Request) -> Reply) -> End
+/// Serves one connection to its end, with TLS if there is an acceptor.
+pub(crate) async fn serve_tcp<F>(mut tcp: TcpStream, tls: Option<TlsAcceptor>, answer: impl Fn(Request) -> F)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    F: Future<Output = Reply>,
+{
+    match tls {
+        None => {
+            let end = serve(&mut tcp, answer).await;
+            finish(&tcp, end);
+        }
+        Some(tls) => {
+            // A client that refuses the certificate is part of the test.
+            let Ok(mut stream) = tls.accept(tcp).await else { return };
+            let end = serve(&mut stream, answer).await;
+            finish(stream.get_ref().0, end);
+        }
+    }
+}
+
+fn finish(stream: &TcpStream, end: End) {
+    if end == End::Reset {
+        // Should it fail, the connection is closed instead.
+        let _ = stream.set_zero_linger();
+    }
+}
+
+/// Serves one connection to its end. The gates of what `answer` gives are open.
+async fn serve<F>(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: impl Fn(Request) -> F) -> End
+where
+    F: Future<Output = Reply>,
 {
     let mut buffer = Vec::new();
     while let Some(request) = next(stream, &mut buffer).await {
-        match send(stream, answer(request)).await {
+        match send(stream, answer(request).await).await {
             None => {}
             Some(end) => return end,
         }
@@ -136,44 +199,34 @@ where
 }
 
 /// Sends a reply; the end if the connection ends with it.
-fn send<'a, S>(stream: &'a mut S, reply: Reply) -> Pin<Box<dyn Future<Output = Option<End>> + Send + 'a>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    Box::pin(async move {
-        let (bytes, end) = match reply {
-            Reply::Answer(code, headers, body) => {
-                let head = format!("HTTP/1.1 {code} X\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
-                ([head.into_bytes(), body].concat(), None)
+async fn send(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> Option<End> {
+    let (bytes, end) = match reply {
+        Reply::Answer(code, headers, body) => {
+            let head = format!("HTTP/1.1 {code} X\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+            ([head.into_bytes(), body].concat(), None)
+        }
+        Reply::Raw(bytes) => (bytes, Some(End::Closed)),
+        Reply::Close => return Some(End::Closed),
+        Reply::Reset => return Some(End::Reset),
+        Reply::Hang | Reply::Gated(..) => std::future::pending().await,
+        Reply::Drip => {
+            let mut bytes: &[u8] = b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n";
+            while stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                bytes = b" ";
             }
-            Reply::Raw(bytes) => (bytes, Some(End::Closed)),
-            Reply::Close => return Some(End::Closed),
-            Reply::Reset => return Some(End::Reset),
-            Reply::Hang => std::future::pending().await,
-            Reply::Drip => {
-                let mut bytes: &[u8] = b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n";
-                while stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    bytes = b" ";
-                }
-                return Some(End::Closed);
-            }
-            Reply::Flood(len) => {
-                let head = b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n".to_vec();
-                ([head, vec![b' '; len]].concat(), Some(End::Closed))
-            }
-            Reply::Gated(gate, reply) => {
-                // An error says that the gate was opened.
-                let _ = gate.0.acquire().await;
-                return send(stream, *reply).await;
-            }
-        };
-        let sent = async {
-            stream.write_all(&bytes).await?;
-            stream.flush().await
-        };
-        if sent.await.is_err() { Some(End::Closed) } else { end }
-    })
+            return Some(End::Closed);
+        }
+        Reply::Flood(len) => {
+            let head = b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n".to_vec();
+            ([head, vec![b' '; len]].concat(), Some(End::Closed))
+        }
+    };
+    let sent = async {
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    };
+    if sent.await.is_err() { Some(End::Closed) } else { end }
 }
 
 /// The next request; none at the end of the connection, or if it is no HTTP.
