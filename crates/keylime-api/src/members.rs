@@ -46,6 +46,12 @@ pub enum BodyError {
     /// without case (MySQL, MariaDB) gives the record of `host-a` to who asks for `HOST-A`.
     #[error("it is the record of another agent: its \"agent_id\" is not exactly the id asked for")]
     OtherAgent,
+    /// The record is of a kind that another service keeps.
+    #[error("it is a record as a Keylime {service} keeps it: is that the {service}'s port?")]
+    OtherService {
+        /// That service.
+        service: &'static str,
+    },
 }
 
 /// The members of `results`.
@@ -63,6 +69,11 @@ impl Members {
             },
             _ => Err(BodyError::NoResults),
         }
+    }
+
+    /// The member is there.
+    pub(crate) fn has(&self, member: &str) -> bool {
+        self.0.contains_key(member)
     }
 
     /// The member is there and says null.

@@ -91,6 +91,9 @@ fn read(m: &Members, id: &AgentId) -> Result<RegistrarAgent, BodyError> {
     if m.text("agent_id")?.is_some_and(|found| found != id.as_str()) {
         return Err(BodyError::OtherAgent);
     }
+    if m.has("operational_state") && !m.has("aik_tpm") {
+        return Err(BodyError::OtherService { service: "verifier" });
+    }
     Ok(RegistrarAgent {
         aik_tpm: m.bytes("aik_tpm")?.ok_or(BodyError::Missing { member: "aik_tpm" })?,
         ek_tpm: m.bytes("ek_tpm")?,

@@ -181,6 +181,9 @@ fn percent_encoded(quote: &str) -> String {
 }
 
 fn read(m: &Members, answer_date: SystemTime) -> Result<VerifierAgent, BodyError> {
+    if m.has("aik_tpm") && !m.has("operational_state") {
+        return Err(BodyError::OtherService { service: "registrar" });
+    }
     let state = match m.integer("operational_state")? {
         _ if m.is_null("ip") && m.is_null("port") => AgentState::Push,
         Some(number) => AgentState::Pull(OperationalState::from(number)),

@@ -54,6 +54,10 @@ async fn failures_are_named() {
             format!("{body}it is the record of another agent: its \"agent_id\" is not exactly the id asked for"),
         ),
         (|| ok(r#"{"agent_id": 7, "aik_tpm": "ARg="}"#), format!("{body}its \"agent_id\" is another number, not text")),
+        (
+            || ok(r#"{"operational_state": null, "ip": "127.0.0.1"}"#),
+            format!("{body}it is a record as a Keylime verifier keeps it: is that the verifier's port?"),
+        ),
         (|| ok(r#"{"aik_tpm": ""}"#), format!("{body}it has no \"aik_tpm\"")),
         (
             || ok(r#"{"aik_tpm": "ARg=", "ekcert": "-----BEGIN"}"#),

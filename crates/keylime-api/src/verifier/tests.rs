@@ -245,6 +245,16 @@ async fn an_answer_without_a_date_cannot_be_judged() {
 }
 
 #[tokio::test]
+async fn a_registrar_in_the_verifiers_place_is_named() {
+    let says = failure(|| ok(r#"{"aik_tpm": "ARg=", "ek_tpm": "AToA", "ip": null, "port": null}"#)).await;
+    assert_eq!(
+        says,
+        "the Keylime verifier at https://HOST answered GET /agents/d432fbb3-d2f1-4a97-9ef7-75bd81c00000 with an unusable \
+         body: it is a record as a Keylime registrar keeps it: is that the registrar's port?"
+    );
+}
+
+#[tokio::test]
 async fn an_unknown_agent_is_told_apart() {
     let (server, result) = ask(|| Reply::error(404, "agent id not found")).await;
     let error = result.unwrap_err();
