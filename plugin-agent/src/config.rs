@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keylime_api::agent::{AgentClient, Transport};
 use keylime_api::{HostPort, HttpSettings};
+use spire_plugin::options::plugins;
 use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, TlsFiles, TlsOptions, TrustDomain};
 use tls::{ClientTls, Identity, Trust};
 use tracing::{info, warn};
@@ -50,6 +51,7 @@ struct Files {
 impl AgentConfig {
     /// As [`PluginConfig::build`], with bounds of the calls to the Keylime agent other than the usual ones.
     pub fn build_within(core: &CoreConfig, options: &mut Options, http: HttpSettings) -> Option<Self> {
+        options.tell_from(&plugins::SERVER);
         let require_agent_nonce = options.boolean("require_agent_nonce", false);
         let unix_socket = options.optional_string("keylime_agent_unix_socket");
         let network = Network::read(options);

@@ -8,10 +8,13 @@
 //! boolean must be bare, one value counts as a list of one, and an empty string counts as not given.
 
 mod lists;
+pub mod plugins;
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
 pub use lists::MAX_LIST;
+
+use plugins::Plugin;
 
 use crate::{
     hcl::{Body, Item, Value},
@@ -68,6 +71,8 @@ impl fmt::Display for Problems {
 pub struct Options {
     items: Vec<(Item, bool)>,
     known: Vec<&'static str>,
+    /// A plugin whose options may have come into this text.
+    other: Option<&'static Plugin>,
     problems: Problems,
 }
 
@@ -75,7 +80,12 @@ impl Options {
     /// Takes the items of `body`.
     pub fn new(body: Body) -> Self {
         let items = body.items.into_iter().map(|item| (item, false)).collect();
-        Self { items, known: Vec::new(), problems: Problems::default() }
+        Self { items, known: Vec::new(), other: None, problems: Problems::default() }
+    }
+
+    /// Lets [`finish`](Self::finish) tell when an unknown option is one of `other`.
+    pub fn tell_from(&mut self, other: &'static Plugin) {
+        self.other = Some(other);
     }
 
     /// A text option. Not given, empty and null all mean `default`.
@@ -153,6 +163,11 @@ impl Options {
         let unknown = self.items.iter().filter(|(_, used)| !used).map(|(item, _)| &item.key);
         for key in unknown {
             let key = shorten(key);
+            let of_other = |other: &&Plugin| other.options.iter().any(|option| option.eq_ignore_ascii_case(&key));
+            if let Some(other) = self.other.filter(of_other) {
+                self.problems.push(format!("`{key}`: unknown option here, it is one of {}", other.name));
+                continue;
+            }
             match closest(&key, &self.known) {
                 Some(known) => self.problems.push(format!("`{key}`: unknown option, did you mean `{known}`?")),
                 None => self.problems.push(format!("`{key}`: unknown option, known are `{}`", self.known.join("`, `"))),

@@ -123,3 +123,17 @@ fn tls_files_are_watched_and_their_end_is_known() {
     let config = config.unwrap();
     assert!(config.watched_files().is_empty() && config.certificates().is_empty());
 }
+
+#[test]
+fn options_of_the_other_plugin_are_told_apart_and_ours_are_all_listed() {
+    for text in ["keylime_verifier_host = \"127.0.0.1\"", "Keylime_Verifier_Host = [1]"] {
+        let key = text.split(' ').next().unwrap();
+        let expected =
+            format!("`{key}`: unknown option here, it is one of keylime-attestor-server, the SPIRE server's plugin");
+        assert!(build(text).1.contains(&expected), "{text}");
+    }
+    let known = plugins::AGENT.options.join("`, `");
+    let expected = format!("`something_else`: unknown option, known are `{known}`");
+    let (_, problems) = build("something_else = 1");
+    assert!(problems.contains(&expected), "{problems:?}");
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use keylime_api::HttpSettings;
 use keylime_api::pool::{RegistrarPool, VerifierPool, WarmUp};
+use spire_plugin::options::plugins;
 use spire_plugin::spiffe::SpiffeIdError;
 use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, SpiffeId, TrustDomain};
 use tracing::{info, warn};
@@ -73,6 +74,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// As [`PluginConfig::build`], with bounds of the calls to Keylime other than the usual ones.
     pub fn build_within(core: &CoreConfig, options: &mut Options, http: HttpSettings) -> Option<Self> {
+        options.tell_from(&plugins::AGENT);
         let keylime = Keylime::read(options, http);
         let quote_verification = quote_verification(options);
         let selection = Selection::read(options, quote_verification);

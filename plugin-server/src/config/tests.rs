@@ -182,3 +182,17 @@ fn ids_lie_under_the_configured_segment() {
     let id = config.spiffe_id("d432fbb3").unwrap();
     assert_eq!(id.to_string(), "spiffe://tower.example/spire/agent/keylime-v2/d432fbb3");
 }
+
+#[test]
+fn options_of_the_other_plugin_are_told_apart_and_ours_are_all_listed() {
+    for text in ["keylime_agent_host = \"127.0.0.1\"", "Keylime_Agent_Host = [1]"] {
+        let key = text.split(' ').next().unwrap();
+        let expected =
+            format!("`{key}`: unknown option here, it is one of keylime-attestor-agent, the SPIRE agent's plugin");
+        assert!(build(text).1.contains(&expected), "{text}");
+    }
+    let known = plugins::SERVER.options.join("`, `");
+    let expected = format!("`something_else`: unknown option, known are `{known}`");
+    let (_, problems) = build("something_else = 1");
+    assert!(problems.contains(&expected), "{problems:?}");
+}
