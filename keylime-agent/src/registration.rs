@@ -26,8 +26,8 @@ const LIMITS: HttpSettings = HttpSettings {
 
 /// Shortest wait before another try, whatever the registrar asks for.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// Once the agent has been asked to end, how long the TPM has to finish an activation that has begun.
-const LAST_ACTIVATION: Duration = Duration::from_secs(4);
+/// Once the agent has been asked to end, how long registrar and TPM have to finish a registration that has begun.
+const LAST_REGISTRATION: Duration = Duration::from_secs(6);
 
 /// Why the agent is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +94,7 @@ impl Registrar<'_> {
     /// cannot change is an error at once.
     ///
     /// A registration makes the record inactive until the activation, so a signal does not come between the two unless
-    /// the TPM stalls. While waiting for another try the EK is not kept in the TPM.
+    /// the registrar or the TPM stalls. While waiting for another try the EK is not kept in the TPM.
     pub(crate) async fn register(
         &self,
         id: &AgentId,
@@ -121,13 +121,27 @@ impl Registrar<'_> {
                 () = shutdown.wait() => return Ok(Outcome::Interrupted),
             };
             let result = match ready {
-                Ok(()) => call.register_and_activate(shutdown).await,
+                Ok(()) => {
+                    let stalled = async {
+                        shutdown.wait().await;
+                        tokio::time::sleep(LAST_REGISTRATION).await;
+                    };
+                    tokio::select! {
+                        result = call.register_and_activate() => result,
+                        () = stalled => {
+                            tracing::warn!(
+                                "registrar and TPM take too long to finish the registration: ending without it, so the \
+                                 host may not be registered until the next start"
+                            );
+                            return Ok(Outcome::Interrupted);
+                        }
+                    }
+                }
                 Err(error) => Err(error),
             };
             let failure = match result {
                 Ok(()) => return Ok(Outcome::Registered),
                 Err(Stop::Final(error)) => return Err(error),
-                Err(Stop::Interrupted) => return Ok(Outcome::Interrupted),
                 Err(Stop::Failure(failure)) => failure,
             };
             report(&failure);
@@ -154,7 +168,6 @@ impl Registrar<'_> {
 enum Stop {
     Final(RegistrationError),
     Failure(Failure),
-    Interrupted,
 }
 
 struct Call<'a> {
@@ -174,32 +187,17 @@ impl Call<'_> {
         tracing::info!("Requesting registrar API version to {}/version", self.url);
         tracing::debug!("connecting to {}", self.address);
         self.client.ask_version().await.map_err(classify)?;
-        match self.tpm.ensure_ek().await {
-            Ok(()) => Ok(()),
-            // Somebody else's keys fill the TPM right now.
-            Err(error @ TpmError::NoRoom { .. }) => Err(Stop::Failure(Failure::Tpm(error))),
-            Err(error) => Err(classify_tpm(error)),
-        }
+        self.tpm.ensure_ek().await.map_err(classify_tpm)
     }
 
-    async fn register_and_activate(&self, shutdown: &Shutdown) -> Result<(), Stop> {
+    async fn register_and_activate(&self) -> Result<(), Stop> {
         let (id, url) = (self.id, &self.url);
         tracing::info!("Requesting agent registration from {url} for {id}");
         let registered = self.client.register(id, self.registration).await;
         let blob = registered.map_err(classify)?;
         tracing::info!("SUCCESS: Agent {id} registered");
         let credential = ParsedCredential { id_object: blob.id_object, encrypted_secret: blob.encrypted_secret };
-        let stalled = async {
-            shutdown.wait().await;
-            tokio::time::sleep(LAST_ACTIVATION).await;
-        };
-        let secret = tokio::select! {
-            secret = self.tpm.activate_credential(credential) => secret.map_err(classify_tpm)?,
-            () = stalled => {
-                tracing::warn!("the TPM does not activate the registrar's credential: ending without it");
-                return Err(Stop::Interrupted);
-            }
-        };
+        let secret = self.tpm.activate_credential(credential).await.map_err(classify_tpm)?;
         tracing::info!("Requesting agent activation from {url} for {id}");
         let activated = self.client.activate(id, &auth_tag(&secret, id)).await;
         activated.map_err(|error| match &error {
@@ -226,7 +224,12 @@ fn classify(error: ClientError) -> Stop {
 }
 
 fn classify_tpm(error: TpmError) -> Stop {
-    if error.is_retryable() { Stop::Failure(Failure::Tpm(error)) } else { Stop::Final(error.into()) }
+    // Somebody else's keys may fill the TPM right now.
+    if error.is_retryable() || matches!(error, TpmError::NoRoom { .. }) {
+        Stop::Failure(Failure::Tpm(error))
+    } else {
+        Stop::Final(error.into())
+    }
 }
 
 fn report(failure: &Failure) {
@@ -367,7 +370,11 @@ mod tests {
         format!(r#"{{"blob":"{}"}}"#, STANDARD.encode(blob))
     }
 
-    /// With a failing registrar first, then a TPM that is lost between registration and activation, then a refusal.
+    /// TPM2_StartAuthSession for a policy session (SHA-256, 16 zeros as nonce).
+    const SESSION: &str = "80010000002b0000017640000007400000070010000000000000000000000000000000000000010010000b";
+
+    /// With a failing registrar first, then a TPM that between registration and activation is full, then one that is lost
+    /// there, then a refusal.
     #[tokio::test(flavor = "current_thread")]
     async fn a_passing_failure_of_the_tpm_leads_to_another_registration() {
         let Some(()) = test_support::require::swtpm() else { return };
@@ -398,6 +405,15 @@ mod tests {
                     versions("2.5")
                 }
                 3 => {
+                    swtpm.scratch().write("session", hex::decode(SESSION).unwrap()).unwrap();
+                    (0..3).for_each(|_| drop(swtpm.tool("tpm2_send", &["-o", "answer", "session"]).unwrap()));
+                    (200, blob())
+                }
+                4 => {
+                    swtpm.tool("tpm2_flushcontext", &["--loaded-session"]).unwrap();
+                    versions("2.5")
+                }
+                5 => {
                     swtpm.power_off();
                     (200, blob())
                 }
@@ -425,7 +441,8 @@ mod tests {
         let mut seen = seen.into_inner();
         // How often the registrar is asked while the TPM comes back is a matter of time.
         seen.dedup();
-        assert_eq!(seen, ["GET /version", "POST /v2.5/agents/a", "GET /version", "POST /v2.6/agents/a"]);
+        let (get, post) = ("GET /version", "POST /v2.5/agents/a");
+        assert_eq!(seen, [get, post, get, post, get, "POST /v2.6/agents/a"]);
         tpm.shutdown().await.unwrap();
     }
 }

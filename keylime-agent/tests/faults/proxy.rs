@@ -22,6 +22,15 @@ pub(crate) enum Mode {
     Late(u16, Duration),
     /// They lead to this port, until the first `PUT` comes from this process, which is killed then.
     KillAtPut(u16, i32),
+    /// They lead to this port, which never sees the first `PUT` nor what follows.
+    HoldPut(u16),
+}
+
+/// What is done at a `PUT`.
+#[derive(Clone, Copy)]
+enum AtPut {
+    Kill(i32),
+    Hold,
 }
 
 /// The proxy. Its thread lasts as long as the test.
@@ -45,7 +54,8 @@ impl Proxy {
                     Mode::Hold => held.push(stream),
                     Mode::To(port) => lead(stream, port, Duration::ZERO, None),
                     Mode::Late(port, delay) => lead(stream, port, delay, None),
-                    Mode::KillAtPut(port, pid) => lead(stream, port, Duration::ZERO, Some(pid)),
+                    Mode::KillAtPut(port, pid) => lead(stream, port, Duration::ZERO, Some(AtPut::Kill(pid))),
+                    Mode::HoldPut(port) => lead(stream, port, Duration::ZERO, Some(AtPut::Hold)),
                 }
             }
         });
@@ -58,20 +68,26 @@ impl Proxy {
     }
 }
 
-fn lead(caller: TcpStream, port: u16, delay: Duration, victim: Option<i32>) {
+fn lead(caller: TcpStream, port: u16, delay: Duration, at_put: Option<AtPut>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
     let (from, to) = (server.try_clone().unwrap(), caller.try_clone().unwrap());
-    std::thread::spawn(move || pump(caller, server, delay, victim));
+    std::thread::spawn(move || pump(caller, server, delay, at_put));
     std::thread::spawn(move || pump(from, to, delay, None));
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration, victim: Option<i32>) {
+fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration, at_put: Option<AtPut>) {
     let mut piece = [0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut piece) {
         std::thread::sleep(delay);
-        if let Some(pid) = victim.filter(|_| piece.starts_with(b"PUT ")) {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-            break;
+        match at_put.filter(|_| piece.starts_with(b"PUT ")) {
+            None => {}
+            Some(AtPut::Kill(pid)) => {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+                break;
+            }
+            Some(AtPut::Hold) => loop {
+                std::thread::park();
+            },
         }
         if to.write_all(&piece[..read]).is_err() {
             break;

@@ -76,6 +76,20 @@ fn a_start_outlasts_every_fault_of_the_registrar() {
 }
 
 #[test]
+fn a_registrar_that_stalls_does_not_hold_up_the_end() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let proxy = Proxy::start(0, Mode::HoldPut(lab.servers.registrar_port));
+    let mut options = options().env("KEYLIME_AGENT_REGISTRAR_PORT", proxy.port.to_string());
+    options.registrar_tls = false;
+    let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
+    agent.part().wait_log("> Requesting agent activation from ", LIMIT).unwrap();
+    assert!(agent.terminate().unwrap().success());
+    let log = agent.part().log();
+    assert!(log.contains("> registrar and TPM take too long to finish the registration: ending without it"), "{log}");
+    assert_eq!(lab.tpm.transient_handles().unwrap(), [0_u32; 0]);
+}
+
+#[test]
 fn a_verifier_that_comes_back_goes_on() {
     let Some(mut lab) = Lab::start(KeylimeOptions::default()) else { return };
     let agent = lab.agent(&options());
