@@ -26,7 +26,7 @@ use crate::wait;
 mod session;
 mod watchdog;
 
-pub use session::{cpu_time, members, rss_kib};
+pub use session::{cpu_time, members, peak_rss_kib, rss_kib};
 
 /// The variables that a program under test inherits; all others would make a test depend on who runs it.
 const INHERITED: [&str; 8] =

@@ -36,8 +36,18 @@ fn parse_stat(stat: &str) -> Option<(&str, &str, u32)> {
 /// Resident memory of a process (`VmRSS`) in KiB.
 #[must_use]
 pub fn rss_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process has had so far (`VmHWM`) in KiB.
+#[must_use]
+pub fn peak_rss_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -86,7 +96,7 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_takes_time() {
         let me = std::process::id();
-        assert!(rss_kib(me).unwrap() > 100);
+        assert!(rss_kib(me).unwrap() > 100 && peak_rss_kib(me) >= rss_kib(me));
         let before = cpu_time(me).unwrap();
         let look = || Ok((cpu_time(me).unwrap() > before).then_some(()));
         // Looking takes time itself.
