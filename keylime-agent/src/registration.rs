@@ -247,19 +247,19 @@ fn report(failure: &Failure) {
 
 /// Waits that double up to a cap and are spread by a quarter, so that hosts that were started together do not come back
 /// together.
-struct Backoff<'a> {
+pub(crate) struct Backoff<'a> {
     retry: &'a Retry,
     tries: u64,
 }
 
 impl<'a> Backoff<'a> {
-    fn new(retry: &'a Retry) -> Self {
+    pub(crate) fn new(retry: &'a Retry) -> Self {
         Self { retry, tries: 0 }
     }
 
     /// The next wait, or `None` if there were enough tries. What the registrar asks for counts, up to the cap and not
     /// below a second (or the first wait, if a shorter one is configured).
-    fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         if self.retry.max_retries.is_some_and(|max| self.tries >= max) {
             return None;
         }

@@ -28,7 +28,7 @@ use crate::payload_key::{Origin, PayloadKey};
 use crate::prepare::{Logs, Purpose, prepare};
 use crate::privileges;
 use crate::registration::{Outcome, Registrar};
-use crate::revocation::Revoker;
+use crate::revocation::{Revoker, Subscriber};
 use crate::server::{Bound, BoundUnix};
 use crate::{device_identity, ek_certificate, routes, server_certificate};
 
@@ -344,6 +344,9 @@ impl Start<'_> {
         if let Some(socket) = &self.config.unix_socket {
             tracing::info!("Listening on Unix socket {}", socket.path.display());
         }
+        // The stock agent waits for a payload first; but the tenant sends it only once, and the agent may be started again.
+        let publisher = self.config.revocation.publisher.clone();
+        let subscriber = Subscriber::new(publisher, identity.agent.revocations.clone());
         let routes = routes::router(Arc::new(identity.agent));
         let drain = Drain::new();
         let serve_unix = async {
@@ -358,6 +361,7 @@ impl Start<'_> {
             () = serve_unix => Ok(()),
             () = identity.deployer.run() => Ok(()),
             () = identity.revoker.run() => Ok(()),
+            () = subscriber.run() => Ok(()),
             () = self.tpm.ended() => Err(Cause::TpmThread),
             () = self.shutdown.wait() => Ok(()),
         };

@@ -15,15 +15,11 @@ enum Otherwise {
 }
 use Otherwise::{Ignored, Silent};
 
-const REVOCATION: &str = "revocation messages are taken over the REST API, and not over ZeroMQ";
 const PUSH: &str = "it belongs to the push model, and this agent serves the pull model";
 const VERIFIED: &str = "the certificate and name of the registrar are always checked";
 
 /// Option, the values that are accepted in silence, and what happens at others.
 const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
-    ("enable_revocation_notifications", &["false"], Ignored(REVOCATION)),
-    ("revocation_notification_ip", &["127.0.0.1"], Ignored(REVOCATION)),
-    ("revocation_notification_port", &["8992"], Ignored(REVOCATION)),
     ("attestation_interval_seconds", &["60"], Ignored(PUSH)),
     ("verifier_url", &["https://localhost:8881", ""], Ignored(PUSH)),
     ("verifier_tls_ca_cert", &["default", ""], Ignored(PUSH)),
@@ -104,11 +100,9 @@ mod tests {
 
     #[test]
     fn other_values_are_named() {
-        for (name, value, reason) in [
-            ("enable_revocation_notifications", "true", REVOCATION),
-            ("verifier_url", "https://verifier:8881", PUSH),
-            ("tls_accept_invalid_certs", "true", VERIFIED),
-        ] {
+        for (name, value, reason) in
+            [("verifier_url", "https://verifier:8881", PUSH), ("tls_accept_invalid_certs", "true", VERIFIED)]
+        {
             let (warnings, problems) = check_one(name, value);
             assert_eq!(problems, "");
             assert_eq!(warnings, [format!("option '{name}' (f) has no effect: {reason}")]);

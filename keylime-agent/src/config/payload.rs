@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::{Shown, values};
+use super::{Host, Shown, values};
 
 /// What is done with a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub struct Revocation {
     pub allow_payload_actions: bool,
     /// `revocation_action_timeout`: how long each may run.
     pub action_timeout: Duration,
+    /// `revocation_notification_ip` and `revocation_notification_port`: who publishes messages over ZeroMQ, if they are
+    /// taken from there (`enable_revocation_notifications`).
+    pub publisher: Option<(Host, u16)>,
 }
 
 impl Reader<'_> {
@@ -62,6 +65,13 @@ impl Reader<'_> {
     }
 
     pub(super) fn revocation(&mut self, keylime_dir: &Path) -> Revocation {
+        const ENABLE: &str = "enable_revocation_notifications";
+        let is_subscribed = self.boolean(ENABLE, false);
+        let is_empty =
+            self.options.setting("revocation_cert").is_some_and(|setting| setting.value.as_str() == Some(""));
+        if is_subscribed && is_empty {
+            self.options.problem("revocation_cert", format_args!("it must not be empty while '{ENABLE}' is true"));
+        }
         let certificate = self.file(keylime_dir, "revocation_cert", "secure/unzipped/RevocationNotifier-cert.crt");
         let actions = self.list("revocation_actions").unwrap_or_default();
         for name in &actions {
@@ -73,6 +83,10 @@ impl Reader<'_> {
         let actions_dir = PathBuf::from(self.text("revocation_actions_dir", "/usr/libexec/keylime"));
         if !actions_dir.is_absolute() {
             self.options.problem("revocation_actions_dir", "expected an absolute path");
+        } else if is_subscribed && !actions_dir.is_dir() {
+            let shown = actions_dir.display();
+            let text = format!("the folder {shown} does not exist: create it, as '{ENABLE}' is true");
+            self.options.problem("revocation_actions_dir", text);
         }
         Revocation {
             certificate,
@@ -80,6 +94,17 @@ impl Reader<'_> {
             actions_dir,
             allow_payload_actions: self.boolean("allow_payload_revocation_actions", true),
             action_timeout: Duration::from_secs(self.number("revocation_action_timeout", 1..=86_400, 60)),
+            publisher: self.publisher(is_subscribed),
         }
+    }
+
+    fn publisher(&mut self, is_subscribed: bool) -> Option<(Host, u16)> {
+        let default = Some(Host::Address(std::net::Ipv4Addr::LOCALHOST.into()));
+        // Where it is not used it may be empty, as with the stock agent.
+        let parse = |text: &str| if text.is_empty() && !is_subscribed { Ok(None) } else { Host::parse(text).map(Some) };
+        let show = |host: &Option<Host>| host.as_ref().map_or_else(String::new, Host::to_string);
+        let host = self.parsed("revocation_notification_ip", default, parse, show);
+        let port = self.port("revocation_notification_port", 8992);
+        host.filter(|_| is_subscribed).map(|host| (host, port))
     }
 }

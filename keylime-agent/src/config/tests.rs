@@ -111,6 +111,7 @@ fn defaults_are_the_stock_agents_but_for_the_id() {
         actions_dir: "/usr/libexec/keylime".into(),
         allow_payload_actions: true,
         action_timeout: Duration::from_secs(60),
+        publisher: None,
     };
     assert_eq!(config.revocation, revocation);
     assert_eq!(warnings(&notices), [PLAIN_HTTP]);

@@ -3,25 +3,30 @@
 //! handed to the revocation actions, programs of this host or of the payload.
 
 mod signature;
+mod subscriber;
+mod zmtp;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use service::Report;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::config::Revocation;
 use crate::payload::{PayloadError, Place, is_plain_name, listed_actions, make_executable};
 use crate::program::{self, ProgramError};
 use signature::SignatureError;
+pub(crate) use subscriber::Subscriber;
 
-/// Messages that wait for the one before.
+/// Messages that wait for the one before, and the bytes they have together: anybody can be at the publisher's address.
 const QUEUE: usize = 32;
+const QUEUE_BYTES: usize = 4 << 20;
 
 /// A message as it is sent.
 #[derive(Deserialize)]
@@ -63,25 +68,59 @@ pub(crate) enum RevocationError {
     Action { name: String, source: ProgramError },
 }
 
+/// There is no room for another message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Too many revocation messages wait for the one that is being processed")]
+pub(crate) struct Full;
+
+/// Hands messages to the revoker.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    messages: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+/// A message and the room it takes.
+pub(crate) struct Waiting {
+    envelope: Envelope,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Inbox {
+    /// The inbox and what is put into it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Waiting>) {
+        let (messages, waiting) = mpsc::channel(QUEUE);
+        (Self { messages, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }, waiting)
+    }
+
+    /// Never waits.
+    pub(crate) fn put(&self, envelope: Envelope) -> Result<(), Full> {
+        let bytes = envelope.msg.len() + envelope.signature.as_ref().map_or(0, String::len);
+        let bytes = u32::try_from(bytes).map_err(|_| Full)?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| Full)?;
+        self.messages.try_send(Waiting { envelope, _room: room }).map_err(|_| Full)
+    }
+}
+
 /// What acts upon messages, one after the other.
 pub(crate) struct Revoker {
     options: Revocation,
     keylime_dir: PathBuf,
     place: Place,
-    messages: mpsc::Receiver<Envelope>,
+    messages: mpsc::Receiver<Waiting>,
 }
 
 impl Revoker {
     /// The revoker and what hands it messages.
-    pub(crate) fn new(options: Revocation, keylime_dir: PathBuf, place: Place) -> (mpsc::Sender<Envelope>, Self) {
-        let (sender, messages) = mpsc::channel(QUEUE);
-        (sender, Self { options, keylime_dir, place, messages })
+    pub(crate) fn new(options: Revocation, keylime_dir: PathBuf, place: Place) -> (Inbox, Self) {
+        let (inbox, messages) = Inbox::new();
+        (inbox, Self { options, keylime_dir, place, messages })
     }
 
     /// Acts upon what comes, without end. When this is dropped, a running action is killed.
     pub(crate) async fn run(mut self) {
-        while let Some(envelope) = self.messages.recv().await {
-            match self.process(&envelope).await {
+        while let Some(message) = self.messages.recv().await {
+            match self.process(&message.envelope).await {
                 Ok(true) => tracing::info!("Revocation processed successfully"),
                 Ok(false) => tracing::warn!("Revocation certificate not yet available"),
                 Err(error) => tracing::error!("Failed to process revocation: {}", Report(&error)),

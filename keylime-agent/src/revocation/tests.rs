@@ -27,6 +27,7 @@ impl Lab {
             actions_dir: dir.path().join("actions"),
             allow_payload_actions: true,
             action_timeout: Duration::from_secs(30),
+            publisher: None,
         };
         Self { dir, signer, options }
     }

@@ -27,6 +27,7 @@ use keylime_api::version::ApiVersion;
 
 use crate::agent::Agent;
 pub(crate) use answer::Refusal;
+pub(crate) use json_body::MAX_BODY;
 
 /// What the handlers of one API version share.
 #[derive(Clone)]

@@ -23,11 +23,8 @@ async fn revocation(
     State(agent): State<Arc<Agent>>,
     JsonBody(envelope): JsonBody<Envelope>,
 ) -> Result<Response, Refusal> {
-    match agent.revocations.try_send(envelope) {
+    match agent.revocations.put(envelope) {
         Ok(()) => Ok(answer::success("{}")),
-        Err(_) => {
-            let text = "Too many revocation messages wait for the one that is being processed";
-            Err(fallback::logged(&Method::POST, Refusal::failed(text)))
-        }
+        Err(full) => Err(fallback::logged(&Method::POST, Refusal::failed(full.to_string()))),
     }
 }

@@ -53,7 +53,7 @@ impl Lab {
             boottime: None,
             payloads_forbidden: false,
             payloads: tokio::sync::mpsc::channel(1).0,
-            revocations: tokio::sync::mpsc::channel(1).0,
+            revocations: crate::revocation::Inbox::new().0,
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };

@@ -226,6 +226,18 @@ impl KeylimeServers {
     }
 
     /// The certificate of Keylime's CA.
+    /// Starts what publishes the verifier's revocation messages over ZeroMQ, at the port `zmq_port` of the section
+    /// `revocations`, with `['zeromq']` in [`KeylimeOptions::revocation_notifications`]. Keylime has the program for it, but
+    /// the verifier has not started it since 7.14. It takes the messages from a socket in `/run/keylime`: one at a time on a
+    /// machine.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_publisher(&self) -> Result<Part> {
+        let code = "from keylime import revocation_notifier as r; r.start_broker(); r.broker_proc.join()";
+        self.program("python3").args(["-c", code]).start("publisher", &self.scratch.join("publisher.log"))
+    }
+
     #[must_use]
     pub fn ca_cert(&self) -> PathBuf {
         self.cv_ca.join("cacert.crt")
