@@ -5,19 +5,27 @@
 use std::time::Duration;
 
 use test_support::process::{Program, success};
-use test_support::{bin, require};
+use test_support::scratch::Scratch;
+use test_support::{bin, require, wait};
 
-fn demo(spire: Option<&str>) -> String {
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn program() -> Program {
     let mut program = Program::new(bin::built("spire-keylime-demo").unwrap());
     for name in ["KEYLIME_VENV", "SPIRE_BIN_DIRS", bin::FOLDER_VARIABLE] {
         if let Ok(value) = std::env::var(name) {
             program = program.env(name, value);
         }
     }
+    program
+}
+
+fn demo(spire: Option<&str>) -> String {
+    let mut program = program();
     if let Some(folder) = spire {
         program = program.env("SPIRE_BIN_DIRS", folder);
     }
-    success("demo", program.run(Duration::from_secs(180)).unwrap()).unwrap()
+    success("demo", program.run(LIMIT).unwrap()).unwrap()
 }
 
 #[test]
@@ -47,4 +55,38 @@ fn without_spire_the_built_in_host_stands_in() {
     ] {
         assert!(told.contains(expected), "{expected} is not in:\n{told}");
     }
+}
+
+/// What comes after the words on a line of what was told.
+fn after<'a>(told: &'a str, words: &str) -> &'a str {
+    let line = told.lines().find_map(|line| line.trim_start().strip_prefix(words));
+    line.unwrap_or_else(|| panic!("no line begins with {words:?} in:\n{told}")).trim()
+}
+
+#[test]
+fn a_host_that_is_left_running_can_be_looked_at_healed_and_stopped() {
+    let (Some(()), Some(_), Some(spire)) = (require::swtpm(), require::keylime(), require::spire()) else { return };
+    let Some(()) = require::root() else { return };
+    let scratch = Scratch::new("keep").unwrap();
+    let mut demo = program().args(["--keep"]).start("demo", &scratch.join("demo.log")).unwrap();
+    demo.wait_log("ends it and removes its folders", LIMIT).unwrap();
+    let told = demo.log();
+    assert!(told.contains(&format!("SPIRE server {} loaded", spire.version)), "{told}");
+    let run = |command: &str| {
+        let shell = Program::new("/bin/sh").args(["-c", command]).env("PATH", std::env::var_os("PATH").unwrap());
+        success(command, shell.run(LIMIT).unwrap()).unwrap()
+    };
+    let status = after(&told, "Keylime's view:");
+    assert!(run(status).contains("Invalid Quote"));
+    run(after(&told, "Put the PCR right:"));
+    run(after(&told, "Have Keylime go on:"));
+    wait::until("Keylime vouches for the host again", LIMIT, || Ok(run(status).contains("Get Quote").then_some(())))
+        .unwrap();
+    let start = format!("exec {}", after(&told, "Start the SPIRE agent:"));
+    let mut agent = Program::new("/bin/sh").args(["-c", &start]).start("agent", &scratch.join("agent.log")).unwrap();
+    agent.wait_log("Node attestation was successful", LIMIT).unwrap();
+    let kill = told.lines().rev().find_map(|line| line.split_once("or kill ")?.1.split_once(',')).unwrap().0;
+    assert_eq!(kill, demo.pid().to_string());
+    run(&format!("kill {kill}"));
+    demo.wait_end(LIMIT).unwrap();
 }

@@ -2,8 +2,9 @@
 //! Verifier, registrar and tenant.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -225,7 +226,6 @@ impl KeylimeServers {
         self.wait_up(server)
     }
 
-    /// The certificate of Keylime's CA.
     /// Starts what publishes the verifier's revocation messages over ZeroMQ, at the port `zmq_port` of the section
     /// `revocations`, with `['zeromq']` in [`KeylimeOptions::revocation_notifications`]. Keylime has the program for it, but
     /// the verifier has not started it since 7.14. It takes the messages from a socket in `/run/keylime`: one at a time on a
@@ -238,6 +238,7 @@ impl KeylimeServers {
         self.program("python3").args(["-c", code]).start("publisher", &self.scratch.join("publisher.log"))
     }
 
+    /// The certificate of Keylime's CA.
     #[must_use]
     pub fn ca_cert(&self) -> PathBuf {
         self.cv_ca.join("cacert.crt")
@@ -267,6 +268,22 @@ impl KeylimeServers {
     /// When it cannot be started or takes longer than a minute.
     pub fn tenant<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Output> {
         self.program("keylime_tenant").args(args).run(LIMIT)
+    }
+
+    /// Makes a script in [`Self::folder`] that is called as [`Self::tenant`] is, by a person.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn tenant_script(&self) -> Result<PathBuf> {
+        let mut text = format!("#!/bin/sh\ncd '{}' || exit\n", self.folder().display());
+        for (variable, path) in &self.env {
+            text += &format!("export {variable}='{}'\n", path.display());
+        }
+        text += &format!("exec '{}' \"$@\"\n", self.venv.program("keylime_tenant").display());
+        let script = self.scratch.join("tenant");
+        fs::write(&script, text).with_context(|| format!("cannot write {}", script.display()))?;
+        fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+        Ok(script)
     }
 
     /// Enrols an agent with the tenant, with a TPM policy in JSON if one is given, such as `{"23": ["00…"]}`.

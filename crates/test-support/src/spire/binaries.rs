@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 use crate::bin;
 use crate::process::Program;
@@ -28,34 +28,31 @@ pub struct SpireBinaries {
 }
 
 impl SpireBinaries {
-    /// The first of [`VERSIONS`] that is there.
+    /// The first of [`VERSIONS`] in the folders that `SPIRE_BIN_DIRS` names, in their order; without it in `PATH`, and
+    /// where `scripts/install-needs` unpacks releases.
     ///
     /// # Errors
-    /// When none is, with the reasons.
+    /// When none is there.
     pub fn find() -> Result<Self> {
-        let mut reasons = Vec::new();
-        for version in VERSIONS {
-            match Self::find_version(version) {
-                Ok(found) => return Ok(found),
-                Err(error) => reasons.push(error.to_string()),
-            }
-        }
-        bail!("{}", reasons.join("; "))
+        Self::first(|_| true).with_context(|| not_found(&VERSIONS.join(" or ")))
     }
 
-    /// One of [`VERSIONS`], in the folders that `SPIRE_BIN_DIRS` names; without it in `PATH`, and where
-    /// `scripts/install-needs` unpacks releases.
+    /// This one of [`VERSIONS`], in the same places.
     ///
     /// # Errors
     /// When it is not there.
     pub fn find_version(version: &str) -> Result<Self> {
-        static FOUND: OnceLock<Vec<SpireBinaries>> = OnceLock::new();
-        let mut found = FOUND.get_or_init(look).iter();
-        let Some(found) = found.find(|found| found.version == version) else {
-            bail!("{version} is in no folder of {VARIABLE}, nor, without that variable, in PATH or ~/{CACHE}");
-        };
-        Ok(found.clone())
+        Self::first(|found| found.version == version).with_context(|| not_found(version))
     }
+
+    fn first(wanted: impl Fn(&Self) -> bool) -> Option<Self> {
+        static FOUND: OnceLock<Vec<SpireBinaries>> = OnceLock::new();
+        FOUND.get_or_init(look).iter().find(|found| wanted(found)).cloned()
+    }
+}
+
+fn not_found(version: &str) -> String {
+    format!("{version} is in no folder of {VARIABLE}, nor, without that variable, in PATH or ~/{CACHE}")
 }
 
 /// Where `scripts/install-needs` unpacks releases, below the home folder.

@@ -21,7 +21,7 @@ use crate::steps::Steps;
 #[derive(Debug, Parser)]
 #[command(name = "./scripts/demo", bin_name = "./scripts/demo", version)]
 struct Arguments {
-    /// Leave everything running at the end, say how to look at it, and wait for Ctrl-C.
+    /// Leave everything running at the end, say how to look at it and how to heal the host, and wait for Ctrl-C.
     #[arg(long)]
     keep: bool,
 }
@@ -68,43 +68,56 @@ fn show(arguments: &Arguments) -> Result<()> {
     })?;
 
     match spire {
-        Ok(_) => real_spire::show(&mut steps, &host, |server, agent| keep(arguments, &host, Some((server, agent)))),
+        Ok(spire) => real_spire::show(&mut steps, &host, &spire, |server, agent| {
+            keep(arguments, &host, Some((&spire, server, agent)))
+        }),
         Err(why) => {
             println!("    SPIRE is not here ({why}): the built-in plugin host stands in for it.");
             built_in_host::show(&mut steps, &host)?;
-            keep(arguments, &host, None);
-            Ok(())
+            keep(arguments, &host, None)
         }
     }
 }
 
-/// With `--keep`, says how to look at what is running, and waits until Ctrl-C ends this process and all of that.
-fn keep(arguments: &Arguments, host: &Host, spire: Option<(&SpireServer, &SpireAgent)>) {
+/// With `--keep`, says how to look at what is running, and waits until this process and all of that is ended.
+fn keep(arguments: &Arguments, host: &Host, spire: Option<(&SpireBinaries, &SpireServer, &SpireAgent)>) -> Result<()> {
     if !arguments.keep {
-        return;
+        return Ok(());
     }
-    if let Some((server, agent)) = spire {
+    let tenant = host.servers.tenant_script()?;
+    let (tenant, tls, id) = (tenant.display(), host.servers.cv_ca.display(), &host.id);
+    let tpm = format!("TPM2TOOLS_TCTI={}", host.tpm.tcti);
+    println!("\n  To look at it:");
+    if let Some((binaries, server, agent)) = spire {
         println!(
-            "\n  SPIRE's agents:        spire-server agent list -socketPath {}\
-             \n                         (it lists the host until its SVID expires or it is evicted)\
-             \n  SPIRE server's log:    less {}/spire-server.log\
-             \n  SPIRE agent's log:     less {}/spire-agent.log (the refusal has ended it)",
-            server.socket.display(),
-            server.folder().display(),
-            agent.folder().display()
+            "    SPIRE's agents:        {spire} agent list -socketPath {socket}\
+             \n                           (it lists the host until its SVID expires or it is evicted)\
+             \n    SPIRE server's log:    less {server}/spire-server.log\
+             \n    SPIRE agent's log:     less {agent}/spire-agent.log (the refusal has ended it)",
+            spire = binaries.server.display(),
+            socket = server.socket.display(),
+            server = server.folder().display(),
+            agent = agent.folder().display()
         );
     }
-    let tls = host.servers.cv_ca.display();
     println!(
-        "\n  The TPM:               TPM2TOOLS_TCTI={tcti} tpm2_pcrread sha256:{WATCHED_PCR}\
-         \n  The verifier's record: curl -s --cacert {tls}/cacert.crt --cert {tls}/client-cert.crt \\\
-         \n                           --key {tls}/client-private.pem https://127.0.0.1:{verifier}/v2.5/agents/{id}\
-         \n  keylime_agent's log:   less {agent}/agent.log\
-         \n\n  Everything else is left running; Ctrl-C ends it and removes its folders.",
-        tcti = host.tpm.tcti,
+        "    The TPM:               {tpm} tpm2_pcrread sha256:{WATCHED_PCR}\
+         \n    Keylime's view:        {tenant} -c status -u {id}\
+         \n    The verifier's record: curl -s --cacert {tls}/cacert.crt --cert {tls}/client-cert.crt \\\
+         \n                             --key {tls}/client-private.pem https://127.0.0.1:{verifier}/v2.5/agents/{id}\
+         \n    keylime_agent's log:   less {agent}/agent.log\
+         \n\n  To heal the host:\
+         \n    Put the PCR right:     {tpm} tpm2_pcrreset {WATCHED_PCR}\
+         \n    Have Keylime go on:    {tenant} -c reactivate -u {id}",
         verifier = host.servers.verifier_port,
-        id = host.id,
         agent = host.agent.scratch().display(),
+    );
+    if let Some((binaries, _, agent)) = spire {
+        println!("    Start the SPIRE agent: {} run -config {}", binaries.agent.display(), agent.config.display());
+    }
+    println!(
+        "\n  Everything else is left running; Ctrl-C, or kill {}, ends it and removes its folders.",
+        std::process::id()
     );
     loop {
         std::thread::park();

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Host, LIMIT, WATCHED_PCR};
+use test_support::spire::SpireBinaries;
 use test_support::{SpireAgent, SpireAgentOptions, SpireServer, SpireServerOptions};
 
 use crate::steps::Steps;
@@ -10,9 +11,16 @@ use crate::steps::Steps;
 const WORKLOAD: &str = "spiffe://tower.example/demo-workload";
 
 /// Shows it, and calls `at_the_end` while everything still runs.
-pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&SpireServer, &SpireAgent)) -> Result<()> {
-    let options = SpireServerOptions::new(host.server_plugin()?);
-    let server = steps.run("SPIRE server loaded keylime-attestor-server, pinned by its SHA-256", || {
+pub(crate) fn show(
+    steps: &mut Steps,
+    host: &Host,
+    spire: &SpireBinaries,
+    at_the_end: impl FnOnce(&SpireServer, &SpireAgent) -> Result<()>,
+) -> Result<()> {
+    let version = spire.version;
+    let options = SpireServerOptions::new(host.server_plugin()?).with(spire);
+    let title = format!("SPIRE server {version} loaded keylime-attestor-server, pinned by its SHA-256");
+    let server = steps.run(&title, || {
         let validated = SpireServer::validate(&options)?;
         let said = String::from_utf8_lossy(&validated.stdout).trim().to_owned();
         ensure!(validated.status.success(), "spire-server validate: {said}");
@@ -25,7 +33,8 @@ pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&Spir
     server.entry_create(&agent_id, WORKLOAD, &[&uid])?;
 
     let options = SpireAgentOptions::new(host.agent_plugin()?);
-    let mut agent = steps.timed("SPIRE agent loaded keylime-attestor-agent, and attested", || {
+    let title = format!("SPIRE agent {version} loaded keylime-attestor-agent, and attested");
+    let mut agent = steps.timed(&title, || {
         let mut agent = SpireAgent::start(&server, &options)?;
         let took = agent.attested(LIMIT)?;
         Ok((agent, agent_id.clone(), took))
@@ -40,8 +49,7 @@ pub(crate) fn show(steps: &mut Steps, host: &Host, at_the_end: impl FnOnce(&Spir
         agent.wipe_and_restart()?;
         Ok(((), agent.refused(LIMIT)?))
     })?;
-    at_the_end(&server, &agent);
-    Ok(())
+    at_the_end(&server, &agent)
 }
 
 /// Changes the watched PCR, and waits until the verifier has seen it.
