@@ -149,6 +149,19 @@ impl TestCa {
         Ok(Self { issuer: Issuer::new(params, key), pem, above: String::new() })
     }
 
+    /// A root that has ended an hour ago.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made.
+    pub fn expired_root(name: &str) -> Result<Self> {
+        let (mut params, key) = ca_params(name)?;
+        let now = SystemTime::now();
+        params.not_before = (now - Duration::from_secs(48 * 3600)).into();
+        params.not_after = (now - Duration::from_secs(3600)).into();
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem, above: String::new() })
+    }
+
     /// An intermediate below this CA.
     ///
     /// # Errors

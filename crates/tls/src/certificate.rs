@@ -7,13 +7,18 @@ use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
+use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::asn1::OctetString;
 use x509_cert::der::{DateTime, Decode};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
 use x509_cert::name::Name;
 
 use crate::{FileKind, TlsError, load_certificates};
+
+/// Extended key usages id-kp-serverAuth and id-kp-clientAuth (RFC 5280 4.2.1.12).
+const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 
 /// Longest subject or issuer text kept, in characters. The text comes from peers and ends in logs.
 const MAX_NAME: usize = 256;
@@ -64,6 +69,17 @@ pub(crate) struct CertificateInfo {
     /// May issue certificates: basicConstraints with CA:TRUE. One older than X.509 v3 cannot say so,
     /// and would vouch for any name if it were taken for an authority.
     pub(crate) is_ca: bool,
+    /// May sign a handshake or agree on keys, as a TLS client's must (RFC 5280 4.2.1.3); so may one without key usage.
+    pub(crate) may_sign: bool,
+    /// Extended key usage, where there is one.
+    pub(crate) purpose: Option<Purpose>,
+}
+
+/// What the extended key usage of a certificate has of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Purpose {
+    pub(crate) server: bool,
+    pub(crate) client: bool,
 }
 
 impl CertificateInfo {
@@ -82,7 +98,16 @@ impl CertificateInfo {
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
             is_ca: false,
+            may_sign: true,
+            purpose: None,
         };
+        if let Some((_, usage)) = tbs.get::<KeyUsage>().map_err(InvalidCertificate)? {
+            info.may_sign = usage.0.contains(KeyUsages::DigitalSignature) || usage.0.contains(KeyUsages::KeyAgreement);
+        }
+        if let Some((_, usage)) = tbs.get::<ExtendedKeyUsage>().map_err(InvalidCertificate)? {
+            info.purpose =
+                Some(Purpose { server: usage.0.contains(&SERVER_AUTH), client: usage.0.contains(&CLIENT_AUTH) });
+        }
         if let Some((_, constraints)) = tbs.get::<BasicConstraints>().map_err(InvalidCertificate)? {
             info.is_ca = constraints.ca;
         }

@@ -15,7 +15,7 @@ use crate::verify::ClientVerifier;
 use crate::{TlsError, TlsWarning, provider};
 
 /// TLS settings of a server: TLS 1.2 and 1.3, session tickets on, and every client must show a
-/// certificate for client authentication that chains to one of `client_cas`.
+/// certificate for client authentication that chains to one of `client_cas`, or is a self-made one among them.
 ///
 /// Build again to take in renewed files: the tickets given out before are not accepted then, so
 /// a client whose authority was taken away cannot resume.

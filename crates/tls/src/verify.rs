@@ -8,12 +8,14 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
 
 use crate::TlsError;
-use crate::certificate::CertificateInfo;
+use crate::certificate::{CertificateInfo, utc};
 use crate::trust::{Pin, TrustSet};
 
 /// Longest chain followed when looking for the issuer that is missing.
@@ -57,6 +59,32 @@ pub(crate) enum PeerCertificateError {
         issuer: String,
         /// Where the issuer was found.
         place: String,
+    },
+    /// The issuer is configured, but its own certificate is not valid at this time.
+    #[error(
+        "the certificate \"{subject}\" was issued by \"{issuer}\", whose certificate in {place} is valid from {not_before} to {not_after} only: replace it by its successor, or correct the clock of this host"
+    )]
+    IssuerNotValid {
+        /// The certificate that was issued.
+        subject: String,
+        /// Its issuer.
+        issuer: String,
+        /// Where the issuer was found.
+        place: String,
+        /// First moment of the issuer, UTC.
+        not_before: String,
+        /// Its last moment, UTC.
+        not_after: String,
+    },
+    /// A client's certificate that is not made to sign with.
+    #[error("the peer's certificate \"{subject}\" is not made for clients: its {extension} lacks {missing}")]
+    NotForClients {
+        /// Its subject.
+        subject: String,
+        /// The extension that says so.
+        extension: &'static str,
+        /// What it lacks.
+        missing: &'static str,
     },
     /// The peer made its certificate itself.
     #[error(
@@ -142,7 +170,7 @@ impl ServerCertVerifier for ServerVerifier {
         }
         let name = self.name.as_ref().unwrap_or(server_name);
         self.verify_chain(end_entity, intermediates, name, ocsp_response, now)
-            .map_err(|error| detailed(error, end_entity, intermediates, Some(name), &self.pins, &self.place))
+            .map_err(|error| detailed(error, end_entity, intermediates, Some(name), &self.pins, &self.place, now))
     }
 
     fn verify_tls12_signature(
@@ -168,28 +196,51 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// WebPKI verification of clients that says what is missing when it refuses one.
+/// Accepts a client whose certificate chains to an authority that is valid itself, or is a self-made one that is
+/// configured. Says what is missing when it refuses one.
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
-    webpki: Arc<dyn ClientCertVerifier>,
+    provider: Arc<CryptoProvider>,
     pins: Vec<Pin>,
+    /// The subjects of `pins`, which clients may choose their certificate by.
+    hints: Vec<DistinguishedName>,
     place: String,
 }
 
 impl ClientVerifier {
     pub(crate) fn new(trust: TrustSet, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        if trust.roots.is_empty() {
+        // Of one older than X.509 v3 no signature can be verified.
+        let is_client = |pin: &Pin| pin.info.is_self_issued() && ParsedCertificate::try_from(&pin.der).is_ok();
+        if trust.roots.is_empty() && !trust.pins.iter().any(is_client) {
             return Err(TlsError::NoAuthority { place: trust.place });
         }
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(trust.roots), provider);
-        let webpki = builder.build().map_err(|e| TlsError::Settings { source: Error::General(e.to_string()) })?;
-        Ok(Self { webpki, pins: trust.pins, place: trust.place })
+        let mut named = RootCertStore::empty();
+        named.add_parsable_certificates(trust.pins.iter().map(|pin| pin.der.clone()));
+        Ok(Self { provider, pins: trust.pins, hints: named.subjects(), place: trust.place })
+    }
+
+    fn verify_chain(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        // WebPKI does not look at the dates of an anchor.
+        let valid = self.pins.iter().filter(|pin| pin.info.is_ca && within_validity(&pin.info, now).is_ok());
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(valid.map(|pin| pin.der.clone()));
+        if roots.is_empty() {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone());
+        let webpki = builder.build().map_err(|e| Error::General(e.to_string()))?;
+        webpki.verify_client_cert(end_entity, intermediates, now)
     }
 }
 
 impl ClientCertVerifier for ClientVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.webpki.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -198,9 +249,15 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.webpki
-            .verify_client_cert(end_entity, intermediates, now)
-            .map_err(|error| detailed(error, end_entity, intermediates, None, &self.pins, &self.place))
+        let listed = self.pins.iter().find(|pin| pin.der == *end_entity && pin.info.is_self_issued());
+        let verified = match listed {
+            Some(pin) => within_validity(&pin.info, now).map(|()| ClientCertVerified::assertion()),
+            None => self
+                .verify_chain(end_entity, intermediates, now)
+                .map_err(|error| detailed(error, end_entity, intermediates, None, &self.pins, &self.place, now)),
+        }?;
+        made_for_clients(end_entity)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -209,7 +266,7 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -218,12 +275,26 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Checks the usages of a client's certificate; WebPKI knows the extended ones only.
+fn made_for_clients(end_entity: &CertificateDer<'_>) -> Result<(), Error> {
+    let info = CertificateInfo::from_der(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+    let (extension, missing) = if !info.may_sign {
+        ("key usage", "digital signature")
+    } else if info.purpose.is_some_and(|purpose| !purpose.client) {
+        ("extended key usage", "client authentication")
+    } else {
+        return Ok(());
+    };
+    let refusal = PeerCertificateError::NotForClients { subject: info.subject, extension, missing };
+    Err(CertificateError::Other(OtherError(Arc::new(refusal))).into())
 }
 
 /// A pinned certificate is known, but its end still counts: the peer's other clients refuse it too.
@@ -253,6 +324,7 @@ fn detailed(
     name: Option<&ServerName<'_>>,
     pins: &[Pin],
     place: &str,
+    now: UnixTime,
 ) -> Error {
     let Error::InvalidCertificate(verdict) = &error else {
         return error;
@@ -266,7 +338,7 @@ fn detailed(
         }
         // `Other` is what a CA certificate used as a leaf comes as.
         (CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_), _) => {
-            missing_issuer(leaf, intermediates, pins, place)
+            missing_issuer(leaf, intermediates, pins, place, now)
         }
         _ => return error,
     };
@@ -278,6 +350,7 @@ fn missing_issuer(
     intermediates: &[CertificateDer<'_>],
     pins: &[Pin],
     place: &str,
+    now: UnixTime,
 ) -> PeerCertificateError {
     let place = place.to_owned();
     if leaf.is_self_issued() {
@@ -287,14 +360,17 @@ fn missing_issuer(
         intermediates.iter().take(MAX_CHAIN).filter_map(|der| CertificateInfo::from_der(der).ok()).collect();
     let mut last = leaf;
     for _ in 0..MAX_CHAIN {
-        let mut configured = pins.iter().filter(|pin| pin.info.subject == last.issuer).peekable();
-        if configured.peek().is_some() {
-            let is_authority = configured.any(|pin| pin.info.is_ca);
+        let configured: Vec<_> = pins.iter().filter(|pin| pin.info.subject == last.issuer).collect();
+        if !configured.is_empty() {
             let (subject, issuer) = (last.subject, last.issuer);
-            return if is_authority {
-                PeerCertificateError::IssuerDiffers { subject, issuer, place }
-            } else {
-                PeerCertificateError::IssuerIsNoAuthority { subject, issuer, place }
+            let mut authorities = configured.iter().map(|pin| &pin.info).filter(|info| info.is_ca).peekable();
+            return match authorities.peek().copied() {
+                None => PeerCertificateError::IssuerIsNoAuthority { subject, issuer, place },
+                Some(first) if authorities.all(|info| within_validity(info, now).is_err()) => {
+                    let (not_before, not_after) = (utc(first.not_before), utc(first.not_after));
+                    PeerCertificateError::IssuerNotValid { subject, issuer, place, not_before, not_after }
+                }
+                Some(_) => PeerCertificateError::IssuerDiffers { subject, issuer, place },
             };
         }
         match sent.iter().find(|c| c.subject == last.issuer && !c.is_self_issued()) {

@@ -37,6 +37,15 @@ const LARGE: &str = "a body of more than 2 MiB is answered with 400";
 const UNSIGNED: &str = "a revocation message without `signature` is answered with 400";
 const WORDS: &str = "after the colon of a refusal, the words of its libraries and the names of its types";
 const LEADING_ZERO: &str = "a version with leading zeros, such as `/v02.5`, is repeated without them";
+const NAMED: &str = "does not tell clients which authorities it trusts";
+const ALERTS: &str = "the TLS alert of a refusal, and none to who speaks plain HTTP";
+const HTTP2: &str = "speaks HTTP/2 too, and says so (ALPN)";
+const EXCHANGES: &str = "key exchange with finite fields (DHE), X448 and P-521, too";
+const RESUMED: &str = "breaks off when a client resumes a TLS session";
+const VERSION_1: &str = "takes X.509 certificates of version 1, for clients and for their authorities";
+const INTERMEDIATE: &str = "an intermediate in `trusted_client_ca` counts only beside its root";
+const CA_CLIENT: &str = "takes an issued certificate with CA:TRUE for a client";
+const CLIENT_P521: &str = "takes clients with P-521 keys";
 
 const EVERY: &[&str] = &["*"];
 const POST: &[&str] = &["POST *"];
@@ -55,8 +64,8 @@ const NO_IMA: &[&str] = &[
     "*&mask=800000&*",
 ];
 
-/// All of them.
-pub(crate) const TABLE: &[Difference] = &[
+/// Those of answers to requests.
+pub(crate) const ANSWERS: &[Difference] = &[
     row(
         VERSIONS,
         EVERY,
@@ -166,20 +175,42 @@ pub(crate) const TABLE: &[Difference] = &[
     ),
 ];
 
-/// The table, and which rows were needed.
+/// Those of handshakes.
+pub(crate) const HANDSHAKES: &[Difference] = &[
+    row(NAMED, EVERY, "authorities named", ["false", "true"]),
+    row(ALERTS, EVERY, "why", ["alert *", "alert *"]),
+    row(ALERTS, &["plain HTTP", "no TLS at all"], "received", ["", "15030300020232"]),
+    row(HTTP2, &["ALPN http/1.1"], "ALPN", ["http/1.1", "null"]),
+    row(HTTP2, &["ALPN h2 and http/1.1"], "answer", ["\"refused\" without a word", "200 "]),
+    row(EXCHANGES, &["RSA-2048: DHE-RSA-*"], "answer", ["200 ", "\"refused\" alert 40"]),
+    row(EXCHANGES, &["group P-521", "group X448", "group ffdhe2048"], "answer", ["200 ", "\"refused\" alert 40"]),
+    row(RESUMED, &["a resumed session, *"], "answer", ["\"refused\" alert 80", "200 "]),
+    row(
+        VERSION_1,
+        &["client of version 1*", "client of a CA of version 1*"],
+        "answer",
+        ["200 ", "\"refused\" alert *"],
+    ),
+    row(INTERMEDIATE, &["client of a listed intermediate*"], "answer", ["\"refused\" alert 48", "200 "]),
+    row(CA_CLIENT, &["client with CA:TRUE*"], "answer", ["200 ", "\"refused\" alert *"]),
+    row(CLIENT_P521, &["client with a P-521 key*"], "answer", ["200 ", "\"refused\" alert *"]),
+];
+
+/// A table, and which of its rows were needed.
 pub(crate) struct Differences {
+    table: &'static [Difference],
     used: Vec<bool>,
 }
 
 impl Differences {
-    pub(crate) fn new() -> Self {
-        Self { used: vec![false; TABLE.len()] }
+    pub(crate) fn new(table: &'static [Difference]) -> Self {
+        Self { table, used: vec![false; table.len()] }
     }
 
     /// Whether a row explains this difference.
     pub(crate) fn explain(&mut self, request: &str, field: &str, stock: &str, ours: &str) -> bool {
         let mut explained = false;
-        for (row, used) in TABLE.iter().zip(&mut self.used) {
+        for (row, used) in self.table.iter().zip(&mut self.used) {
             if row.requests.iter().any(|pattern| like(request, pattern))
                 && like(field, row.field)
                 && like(stock, row.stock)
@@ -194,7 +225,7 @@ impl Differences {
 
     /// The rows that have explained nothing.
     pub(crate) fn unused(&self) -> Vec<&'static str> {
-        TABLE.iter().zip(&self.used).filter(|(_, used)| !**used).map(|(row, _)| row.stock).collect()
+        self.table.iter().zip(&self.used).filter(|(_, used)| !**used).map(|(row, _)| row.stock).collect()
     }
 }
 

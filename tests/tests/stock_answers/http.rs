@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests as bytes on a socket: a client that repairs nothing and hides nothing.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tls::rustls::pki_types::ServerName;
+use tls::rustls::{ClientConfig, ClientConnection, Stream};
 
 /// Limit for one read or write.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -28,14 +31,21 @@ impl Answer {
     }
 }
 
+/// Where an agent listens, and the settings for it if that is with TLS.
+pub(crate) struct Place {
+    pub(crate) port: u16,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+}
+
 /// Sends a request on a connection of its own. `Content-Length` is written unless `headers` has one.
 pub(crate) fn send(
-    port: u16,
+    place: &Place,
     method: &str,
     target: &str,
     headers: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> Result<Answer> {
+    let port = place.port;
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -50,15 +60,37 @@ pub(crate) fn send(
         request.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     request.push_str("\r\n");
+    let request = [request.as_bytes(), body.unwrap_or_default()].concat();
     // Who refuses a request by its head need not read the rest of it.
-    let sent = stream.write_all(request.as_bytes()).and_then(|()| stream.write_all(body.unwrap_or_default()));
     let mut received = Vec::new();
-    let ended = stream.take(MAX_ANSWER).read_to_end(&mut received);
+    let (sent, ended) = match &place.tls {
+        None => (stream.write_all(&request), stream.take(MAX_ANSWER).read_to_end(&mut received).map(drop)),
+        Some(config) => {
+            let mut session = ClientConnection::new(config.clone(), ServerName::from(Ipv4Addr::LOCALHOST))?;
+            let sent = Stream::new(&mut session, &mut stream).write_all(&request);
+            (sent, receive(&mut session, &mut stream, &mut received))
+        }
+    };
     match ended {
         Err(error) if received.is_empty() || error.kind() != ErrorKind::ConnectionReset => {
             Err(error).context(format!("no answer (sending: {sent:?})"))
         }
         _ => parse(&received, method == "HEAD"),
+    }
+}
+
+/// Reads to the end of a session, whether or not the other side still takes what is sent.
+fn receive(session: &mut ClientConnection, stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        let state = session.process_new_packets().map_err(io::Error::other)?;
+        if state.plaintext_bytes_to_read() > 0 {
+            let mut bytes = vec![0; state.plaintext_bytes_to_read()];
+            session.reader().read_exact(&mut bytes)?;
+            received.extend_from_slice(&bytes);
+        }
+        if state.peer_has_closed() || session.read_tls(stream)? == 0 {
+            return Ok(());
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The same requests to the stock Rust agent and to ours, on equal TPMs and with equal settings: what is answered is the
-//! same, field by field, but for the differences of one table.
+//! same, field by field, but for the differences of one table. With mTLS each answers as without it. Which clients and
+//! which TLS they take is compared likewise.
 //!
 //! The stock agent's answers are recorded, so that ours is held to them where the stock agent cannot be had.
 //! `UPDATE_RECORDINGS=1` writes the recording anew.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod clients;
 mod differences;
+mod handshakes;
 mod http;
 mod requests;
 
@@ -14,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -24,16 +28,23 @@ use test_support::ima::{ImaList, Template};
 use test_support::{
     KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, Swtpm, SwtpmOptions, bin, require,
 };
+use tls::rustls::ClientConfig;
+use tls::rustls::client::Resumption;
+use tls::{ClientTls, Identity, Trust};
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::public::{AkPublic, Public};
 use tpm_wire::quote::QuoteString;
 use tpm_wire::verify::{node_key_matches, verify_quote};
 
 use differences::Differences;
+use http::Place;
 use requests::{ForAgent, Request};
 
 /// Limit for what an agent does in the background.
 const LIMIT: Duration = Duration::from_secs(20);
+/// The recordings.
+const ANSWERS: &str = "answers.json";
+const HANDSHAKES: &str = "handshakes.json";
 /// The halves of the key, whose bytes are all the same.
 const HALVES: [u8; 2] = [0x35, 0x53];
 
@@ -44,14 +55,26 @@ type Answers = BTreeMap<String, Value>;
 #[test]
 fn our_agent_answers_as_the_stock_agent_does() {
     let (Some(()), Some(_)) = (require::swtpm(), require::keylime()) else { return };
-    let ours = answers(&bin::built("keylime_agent").unwrap());
-    let stock = load();
+    let ours = answers_with_and_without_tls(&bin::built("keylime_agent").unwrap());
+    let stock = load(ANSWERS);
     assert!(ours.len() > 500, "{} requests", ours.len());
+    let stock = stock.keys().map(|name| (name.clone(), counterpart(&stock, name).clone())).collect();
+    compare(&stock, &ours, differences::ANSWERS);
+}
+
+#[test]
+fn our_agent_takes_the_clients_that_the_stock_agent_takes() {
+    let (Some(()), Some(_)) = (require::swtpm(), require::keylime()) else { return };
+    let ours = handshakes::outcomes(&bin::built("keylime_agent").unwrap());
+    compare(&load(HANDSHAKES), &ours, differences::HANDSHAKES);
+}
+
+/// Fails for each difference that is not in the table, and for each row of the table without a difference.
+fn compare(stock: &Answers, ours: &Answers, table: &'static [differences::Difference]) {
     assert_eq!(stock.keys().collect::<Vec<_>>(), ours.keys().collect::<Vec<_>>(), "the recording is of other requests");
-    let mut known = Differences::new();
+    let mut known = Differences::new(table);
     let mut report = String::new();
-    for name in stock.keys() {
-        let stock = counterpart(&stock, name);
+    for (name, stock) in stock {
         for (field, stock, ours) in differing(stock, ours.get(name).unwrap()) {
             if !known.explain(name, &field, &stock, &ours) {
                 writeln!(report, "{name}\n  {field}\n    stock: {stock}\n    ours:  {ours}").unwrap();
@@ -66,12 +89,22 @@ fn our_agent_answers_as_the_stock_agent_does() {
 fn the_recording_is_what_the_stock_agent_answers_today() {
     let (Some(()), Some(_)) = (require::swtpm(), require::keylime()) else { return };
     let (Some(stock), Some(())) = (require::stock_agent(), require::root()) else { return };
-    let today = answers(&stock);
+    is_recorded(ANSWERS, &answers_with_and_without_tls(&stock));
+}
+
+#[test]
+fn the_recording_is_which_clients_the_stock_agent_takes_today() {
+    let (Some(()), Some(_)) = (require::swtpm(), require::keylime()) else { return };
+    let (Some(stock), Some(())) = (require::stock_agent(), require::root()) else { return };
+    is_recorded(HANDSHAKES, &handshakes::outcomes(&stock));
+}
+
+fn is_recorded(name: &str, today: &Answers) {
     if std::env::var_os("UPDATE_RECORDINGS").is_some() {
-        save(&today);
+        save(name, today);
     }
-    let recorded = load();
-    for (name, answer) in &today {
+    let recorded = load(name);
+    for (name, answer) in today {
         assert_eq!(recorded.get(name), Some(answer), "{name}");
     }
     assert_eq!(recorded.len(), today.len());
@@ -81,13 +114,25 @@ fn the_recording_is_what_the_stock_agent_answers_today() {
 fn the_differences_are_documented() {
     let page = std::fs::read_to_string(bin::workspace().join("docs/keylime-agent.md")).unwrap();
     let (_, section) = page.split_once("## Differences from the stock agent").unwrap();
-    for row in differences::TABLE {
+    for row in differences::ANSWERS.iter().chain(differences::HANDSHAKES) {
         assert!(section.contains(&format!("\n| {} |", row.documented)), "not in the documentation: {}", row.documented);
     }
 }
 
+/// What an agent answers, which must be the same with and without mTLS.
+fn answers_with_and_without_tls(binary: &Path) -> Answers {
+    let [plain, tls] = std::thread::scope(|scope| {
+        [false, true].map(|mtls| scope.spawn(move || answers(binary, mtls))).map(|thread| thread.join().unwrap())
+    });
+    assert!(tls.len() > 400, "{} requests over mTLS", tls.len());
+    for (name, answer) in &tls {
+        assert_eq!(plain.get(name), Some(answer), "{name} without mTLS, and over it");
+    }
+    plain
+}
+
 /// Starts an agent and sends it all requests.
-fn answers(binary: &Path) -> Answers {
+fn answers(binary: &Path, mtls: bool) -> Answers {
     let tpm = Swtpm::start(SwtpmOptions::default()).unwrap();
     let mut list = ImaList::new(&tpm).unwrap();
     let measured: Vec<_> = (0..requests::ENTRIES).map(|n| format!("/usr/bin/program-\"{n}\"\\")).collect();
@@ -96,18 +141,24 @@ fn answers(binary: &Path) -> Answers {
     let boot_log = tpm.scratch().write("binary_bios_measurements", (0..=255).collect::<Vec<u8>>()).unwrap();
     tpm.pcr_extend(15).unwrap();
     let servers = KeylimeServers::start(&KeylimeOptions::default()).unwrap();
-    let options = KeylimeAgentOptions { mtls: false, ..KeylimeAgentOptions::new(binary) };
+    let options = KeylimeAgentOptions { mtls, ..KeylimeAgentOptions::new(binary) };
     let options = options
         .env("KEYLIME_AGENT_IMA_ML_PATH", list.path().display().to_string())
         .env("KEYLIME_AGENT_MEASUREDBOOT_ML_PATH", boot_log.display().to_string());
     let agent = KeylimeAgent::start(&tpm.tcti, &servers, &options).unwrap();
     let facts = Facts::of(&agent, &servers);
-    requests::all(&facts.for_agent(&agent)).iter().map(|request| (request.name.clone(), facts.ask(request))).collect()
+    let mut requests = requests::all(&facts.for_agent(&agent));
+    if mtls {
+        // A handshake for each takes its time, and the versions are answered alike.
+        requests
+            .retain(|request| !["/v2.1/", "/v2.2/", "/v2.3/"].iter().any(|begin| request.target.starts_with(begin)));
+    }
+    requests.iter().map(|request| (request.name.clone(), facts.ask(request))).collect()
 }
 
 /// What is known of an agent before it is asked.
 struct Facts {
-    port: u16,
+    place: Place,
     id: String,
     ak: AkPublic,
     /// The payload key's public part in PEM.
@@ -122,7 +173,17 @@ impl Facts {
         let ak = AkPublic::try_from(Public::decode_2b(&ak).unwrap()).unwrap();
         let pubkey = agent.get("/v2.5/keys/pubkey").unwrap();
         let pubkey = pubkey.results().get("pubkey").and_then(Value::as_str).unwrap().to_owned();
-        Self { port: agent.port, id, ak, pubkey }
+        let certificate = agent.folder.join("server-cert.crt");
+        let tls = certificate.exists().then(|| {
+            let (cert, key) = (servers.client_cert(), servers.client_key());
+            let identity = Some(Identity { cert, key, password: None });
+            let settings = ClientTls { ca: Trust::Files(vec![certificate]), identity, server_name: None };
+            // The stock agent does not bear a resumed session.
+            let mut config = ClientConfig::clone(&settings.build().unwrap());
+            config.resumption = Resumption::disabled();
+            Arc::new(config)
+        });
+        Self { place: Place { port: agent.port, tls }, id, ak, pubkey }
     }
 
     fn for_agent(&self, agent: &KeylimeAgent) -> ForAgent {
@@ -144,7 +205,7 @@ impl Facts {
         let headers: Vec<_> = request.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let begun = Instant::now();
         let answer = loop {
-            let answer = http::send(self.port, request.method, &request.target, &headers, request.body.as_deref());
+            let answer = http::send(&self.place, request.method, &request.target, &headers, request.body.as_deref());
             let answer = answer.unwrap_or_else(|error| panic!("{}: {error:#}", request.name));
             if !request.until_success || answer.status == 200 || begun.elapsed() > LIMIT {
                 break answer;
@@ -256,7 +317,7 @@ fn counterpart<'a>(stock: &'a Answers, name: &str) -> &'a Value {
 fn differing(stock: &Value, ours: &Value) -> Vec<(String, String, String)> {
     if stock.get("status") != ours.get("status") {
         let [stock, ours] = [stock, ours].map(|answer| {
-            let text = answer.pointer("/body/status").and_then(Value::as_str).unwrap_or_default();
+            let text = answer.pointer("/body/status").or(answer.get("why")).and_then(Value::as_str).unwrap_or_default();
             format!("{} {text}", answer.get("status").unwrap())
         });
         return vec![("answer".to_owned(), stock, ours)];
@@ -287,21 +348,21 @@ fn fields(value: &Value) -> BTreeMap<String, String> {
     all
 }
 
-fn recording() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/stock-agent/answers.json")
+fn recording(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/stock-agent").join(name)
 }
 
-fn load() -> Answers {
-    let text = std::fs::read_to_string(recording()).unwrap();
+fn load(name: &str) -> Answers {
+    let text = std::fs::read_to_string(recording(name)).unwrap();
     let all: Map<String, Value> = serde_json::from_str(&text).unwrap();
     all.into_iter().collect()
 }
 
 /// One answer a line, so that changes can be read.
-fn save(answers: &Answers) {
+fn save(name: &str, answers: &Answers) {
     let lines: Vec<_> = answers.iter().map(|(name, answer)| format!("{}: {answer}", json!(name))).collect();
-    std::fs::create_dir_all(recording().parent().unwrap()).unwrap();
-    std::fs::write(recording(), format!("{{\n{}\n}}\n", lines.join(",\n"))).unwrap();
+    std::fs::create_dir_all(recording(name).parent().unwrap()).unwrap();
+    std::fs::write(recording(name), format!("{{\n{}\n}}\n", lines.join(",\n"))).unwrap();
 }
 
 /// RSA-OAEP with SHA-1, by OpenSSL.

@@ -370,3 +370,56 @@ fn passwords_are_not_shown() {
     identity.password = Some("secret word".to_owned().into());
     assert!(!format!("{identity:?}").contains("secret"));
 }
+
+/// The server's words about a client that shows `shown`, where `listed` are the CA files; nothing if it is accepted.
+fn server_says(site: &Site, shown: &(PathBuf, PathBuf), listed: Vec<PathBuf>) -> Option<String> {
+    let client = ClientTls { identity: Some(identity(shown)), ..site.client_tls() };
+    let server = ServerTls { client_cas: listed, ..site.server_tls() };
+    handshake(client.build().unwrap(), server.build().unwrap(), "localhost").err().and_then(|(_, server)| server)
+}
+
+#[test]
+fn a_self_made_client_is_accepted_if_it_is_listed() {
+    let site = Site::new();
+    let itself = self_signed(&LeafSpec::new("itself").client_only()).unwrap().write(site.scratch.path(), "i").unwrap();
+    assert_eq!(server_says(&site, &itself, vec![itself.0.clone()]), None);
+    let says = server_says(&site, &itself, vec![site.ca_file.clone()]).unwrap();
+    assert!(
+        says.starts_with("the peer's certificate \"CN=itself\" was made by the peer itself and is not in"),
+        "{says}"
+    );
+    // Listed, it still has to be for clients, and valid.
+    for (spec, reason) in [
+        (
+            LeafSpec::new("s").server_only(),
+            "the peer's certificate \"CN=s\" is not made for clients: its extended key usage",
+        ),
+        (LeafSpec::new("s").client_only().expired(), "the peer's certificate expired on "),
+    ] {
+        let itself = self_signed(&spec).unwrap().write(site.scratch.path(), "other").unwrap();
+        let says = server_says(&site, &itself, vec![itself.0.clone()]).unwrap();
+        assert!(says.starts_with(reason), "{says}");
+    }
+    // One that an authority has issued does not stand for itself.
+    let error = ServerTls { client_cas: vec![site.client.0.clone()], ..site.server_tls() }.build().unwrap_err();
+    assert!(matches!(error, TlsError::NoAuthority { .. }), "{error}");
+}
+
+#[test]
+fn an_authority_that_has_ended_vouches_for_no_client() {
+    let site = Site::new();
+    let ended = TestCa::expired_root("Ended").unwrap();
+    let shown = site.issue(&ended, &LeafSpec::new("client").client_only(), "late");
+    let listed = ended.write(site.scratch.path(), "ended").unwrap();
+    let says = server_says(&site, &shown, vec![listed.clone(), site.ca_file.clone()]).unwrap();
+    let begin = format!(
+        "the certificate \"CN=client\" was issued by \"CN=Ended\", whose certificate in the CA files {}, {} is valid \
+         from 20",
+        listed.display(),
+        site.ca_file.display()
+    );
+    assert!(says.starts_with(&begin), "{says}");
+    assert!(says.ends_with(" only: replace it by its successor, or correct the clock of this host"), "{says}");
+    // The others go on.
+    assert_eq!(server_says(&site, &site.client, vec![listed, site.ca_file.clone()]), None);
+}
