@@ -1,49 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A bounded table of connections. When it is full, a new connection takes the place of the one that has been silent the
-//! longest, so that nobody can lock out the verifier by opening connections and saying nothing.
+//! A bounded table of connections, in which nobody can lock out the verifier: neither by opening connections and saying
+//! nothing, nor by asking on more of them than can be answered at a time.
+//!
+//! A connection is *new* until its first request has come, and then *served*. There are places for so many of each. A new
+//! connection takes the place of the one that has been new the longest; a first request takes the place of the served
+//! connection that has been without a request the longest. Where all of those have one, it waits for its turn, first come,
+//! first served: the next connection that has been answered makes room for it. While many wait, no more are accepted.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// What a connection is doing, in the order in which they have to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// No request has come yet; perhaps not even a TLS handshake.
     New,
+    /// Its first request waits for its turn.
+    Waiting,
+    /// A request is being worked on.
+    Busy,
     /// Waiting for the next request.
     Idle,
-    /// A request is being worked on. Such connections stay.
-    Busy,
 }
 
 /// All connections of one listener.
 #[derive(Clone)]
-pub(super) struct Connections {
-    table: Arc<Mutex<Table>>,
-    limit: usize,
+pub(super) struct Connections(Arc<Shared>);
+
+struct Shared {
+    table: Mutex<Table>,
+    /// Told when fewer wait.
+    fewer: Notify,
 }
 
-#[derive(Default)]
 struct Table {
     entries: BTreeMap<u64, Entry>,
     /// Counts events; gives ids, and an order to states.
     clock: u64,
+    limits: Limits,
+}
+
+/// How many connections may be in which states.
+struct Limits {
+    new: usize,
+    /// While there are so many, no more are accepted.
+    waiting: usize,
+    /// Busy or idle.
+    served: usize,
 }
 
 struct Entry {
     state: State,
     /// When the state began.
     since: u64,
-    evict: Arc<Notify>,
+    signals: Arc<Signals>,
+}
+
+#[derive(Default)]
+struct Signals {
+    /// The connection has to make room.
+    evict: Notify,
+    /// It has its turn.
+    turn: Notify,
+    /// It has had a turn.
+    served: AtomicBool,
 }
 
 /// The place of one connection, freed when dropped.
 pub(super) struct Slot {
     connections: Connections,
     id: u64,
-    evict: Arc<Notify>,
+    signals: Arc<Signals>,
 }
 
 /// A request in progress.
@@ -54,50 +84,65 @@ pub(super) struct Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.connections.set(self.id, State::Idle);
+        self.connections.change(|table| {
+            // One that is waited for goes at once.
+            if table.set(self.id, State::Idle) {
+                table.give_turns();
+            }
+        });
     }
 }
 
 impl Connections {
-    /// A table for at most `limit` connections.
+    /// A table for at most `limit` connections, half of them new ones.
     pub(super) fn new(limit: usize) -> Self {
-        Self { table: Arc::default(), limit }
+        let (new, waiting) = (limit.div_ceil(2), limit.div_ceil(8));
+        let limits = Limits { new, waiting, served: limit.saturating_sub(new + waiting).max(1) };
+        let table = Mutex::new(Table { entries: BTreeMap::new(), clock: 0, limits });
+        Self(Arc::new(Shared { table, fewer: Notify::new() }))
     }
 
-    /// A place for a new connection, or `None` if every connection is busy.
-    pub(super) fn admit(&self) -> Option<Slot> {
-        let mut table = self.table();
-        if table.entries.len() >= self.limit {
-            let silent = table
-                .entries
-                .iter()
-                .filter(|(_, entry)| entry.state != State::Busy)
-                .min_by_key(|(_, entry)| (entry.state, entry.since))
-                .map(|(id, _)| *id)?;
-            // Its task ends as soon as it is run; the place is free at once.
-            if let Some(entry) = table.entries.remove(&silent) {
-                entry.evict.notify_one();
+    /// Completes when another connection may be accepted: when not too many wait for their turn. Cancel safe; for one caller
+    /// at a time.
+    pub(super) async fn room(&self) {
+        loop {
+            let fewer = self.0.fewer.notified();
+            {
+                let table = self.table();
+                if table.count(|state| state == State::Waiting) < table.limits.waiting {
+                    return;
+                }
             }
+            fewer.await;
+        }
+    }
+
+    /// A place for a new connection.
+    pub(super) fn admit(&self) -> Slot {
+        let mut table = self.table();
+        if table.count(|state| state == State::New) >= table.limits.new {
+            table.evict(State::New);
         }
         let id = table.tick();
-        let evict = Arc::new(Notify::new());
-        let entry = Entry { state: State::New, since: id, evict: Arc::clone(&evict) };
-        table.entries.insert(id, entry);
-        Some(Slot { connections: self.clone(), id, evict })
+        let signals = Arc::<Signals>::default();
+        table.entries.insert(id, Entry { state: State::New, since: id, signals: Arc::clone(&signals) });
+        drop(table);
+        Slot { connections: self.clone(), id, signals }
     }
 
-    /// Notes what a connection does now, if it still has its place.
-    fn set(&self, id: u64, state: State) {
-        let mut table = self.table();
-        let since = table.tick();
-        if let Some(entry) = table.entries.get_mut(&id) {
-            entry.state = state;
-            entry.since = since;
-        }
+    /// Changes the table, and tells who accepts connections.
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        change(&mut self.table());
+        self.0.fewer.notify_one();
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.table().entries.is_empty()
     }
 }
 
@@ -106,24 +151,82 @@ impl Table {
         self.clock += 1;
         self.clock
     }
+
+    fn count(&self, is: impl Fn(State) -> bool) -> usize {
+        self.entries.values().filter(|entry| is(entry.state)).count()
+    }
+
+    /// The connection that has been in a state the longest.
+    fn longest(&self, state: State) -> Option<u64> {
+        let those = self.entries.iter().filter(|(_, entry)| entry.state == state);
+        those.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id)
+    }
+
+    /// Notes what a connection does now; whether it still has its place.
+    fn set(&mut self, id: u64, state: State) -> bool {
+        let since = self.tick();
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        entry.state = state;
+        entry.since = since;
+        true
+    }
+
+    /// Takes the place of the connection that has been in a state the longest, if there is one. Its task ends as soon as it
+    /// is run; the place is free at once.
+    fn evict(&mut self, state: State) -> bool {
+        let entry = self.longest(state).and_then(|id| self.entries.remove(&id));
+        if let Some(entry) = &entry {
+            entry.signals.evict.notify_one();
+        }
+        entry.is_some()
+    }
+
+    /// Lets those who wait have their turn, as far as there are places.
+    fn give_turns(&mut self) {
+        while let Some(next) = self.longest(State::Waiting) {
+            let served = self.count(|state| matches!(state, State::Busy | State::Idle));
+            if served >= self.limits.served && !self.evict(State::Idle) {
+                return;
+            }
+            self.set(next, State::Busy);
+            if let Some(entry) = self.entries.get(&next) {
+                entry.signals.turn.notify_one();
+            }
+        }
+    }
 }
 
 impl Slot {
-    /// A request has begun; it is answered when the result is dropped.
-    pub(super) fn busy(&self) -> Busy {
-        self.connections.set(self.id, State::Busy);
+    /// A request has begun, and may be worked on when this completes; it is answered when the result is dropped. Cancel safe
+    /// in so far as the connection ends with it.
+    pub(super) async fn busy(&self) -> Busy {
+        let is_first = !self.signals.served.load(Ordering::Relaxed);
+        {
+            let mut table = self.connections.table();
+            table.set(self.id, if is_first { State::Waiting } else { State::Busy });
+            table.give_turns();
+        }
+        if is_first {
+            // It never comes if the place has been taken, and the connection ends.
+            self.signals.turn.notified().await;
+            self.signals.served.store(true, Ordering::Relaxed);
+        }
         Busy { connections: self.connections.clone(), id: self.id }
     }
 
-    /// Completes when the connection has to make room for another one. Cancel safe.
-    pub(super) async fn evicted(&self) {
-        self.evict.notified().await;
+    /// Completes when the connection has to make room for another one; whether it has had a request. Cancel safe.
+    pub(super) async fn evicted(&self) -> bool {
+        self.signals.evict.notified().await;
+        self.signals.served.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.connections.table().entries.remove(&self.id);
+        self.connections.change(|table| {
+            table.entries.remove(&self.id);
+            table.give_turns();
+        });
     }
 }
 
@@ -134,41 +237,106 @@ mod tests {
 
     use super::*;
 
+    /// Places for four new connections, one that waits, and three that are served.
+    fn table() -> Connections {
+        Connections::new(8)
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
     fn is_evicted(slot: &Slot) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        let ready = pin!(slot.evicted()).poll(&mut context) == Poll::Ready(());
+        let ready = poll(pin!(slot.evicted())).is_ready();
         if ready {
             // The permit is used up by looking at it.
-            slot.evict.notify_one();
+            slot.signals.evict.notify_one();
         }
         ready
     }
 
+    /// A request that has its turn at once.
+    fn busy(slot: &Slot) -> Busy {
+        match poll(pin!(slot.busy())) {
+            Poll::Ready(busy) => busy,
+            Poll::Pending => panic!("it has to wait"),
+        }
+    }
+
     #[test]
-    fn the_longest_silent_one_goes_first() {
-        let connections = Connections::new(3);
-        let answered = connections.admit().unwrap();
-        let silent = connections.admit().unwrap();
-        let busy = connections.admit().unwrap();
-        drop(answered.busy());
-        let _request = busy.busy();
+    fn of_those_that_say_nothing_the_oldest_goes_first() {
+        let connections = table();
+        let served = connections.admit();
+        drop(busy(&served));
+        let mut silent: Vec<_> = (0..4).map(|_| connections.admit()).collect();
+        for gone in 0..6 {
+            assert_eq!(silent.iter().position(|slot| !is_evicted(slot)), Some(gone));
+            silent.push(connections.admit());
+        }
+        // One that comes to ask takes no place of theirs any more.
+        let asking = silent.pop().unwrap();
+        drop(busy(&asking));
+        silent.push(connections.admit());
+        assert_eq!(silent.iter().position(|slot| !is_evicted(slot)), Some(6));
+        assert!(!is_evicted(&served));
+        // One that has lost its place has no turn.
+        assert!(poll(pin!(silent[0].busy())).is_pending());
+    }
 
-        let first = connections.admit().unwrap();
-        assert!(is_evicted(&silent) && !is_evicted(&answered) && !is_evicted(&busy));
-        // A connection without any request goes before one that had some.
-        let second = connections.admit().unwrap();
-        assert!(is_evicted(&first) && !is_evicted(&answered));
-        let _second_request = second.busy();
-        let third = connections.admit().unwrap();
-        assert!(is_evicted(&answered));
-        let _third_request = third.busy();
-        assert!(connections.admit().is_none());
-        assert!(!is_evicted(&busy) && !is_evicted(&second) && !is_evicted(&third));
+    #[test]
+    fn a_request_takes_the_place_of_the_longest_silent_one_that_has_had_its_answer() {
+        let connections = table();
+        let slots: Vec<_> = (0..4).map(|_| connections.admit()).collect();
+        let first = busy(&slots[0]);
+        drop(busy(&slots[1]));
+        drop(busy(&slots[2]));
+        // The next one is newer as idle ones go, since it has had a second request.
+        drop(busy(&slots[1]));
+        let fourth = busy(&slots[3]);
+        assert_eq!(slots.iter().map(is_evicted).collect::<Vec<_>>(), [false, false, true, false]);
+        drop((first, fourth, slots));
+        assert!(connections.is_empty());
+    }
 
+    #[test]
+    fn where_all_are_busy_the_next_answer_makes_room() {
+        let connections = table();
+        let slots: Vec<_> = (0..4).map(|_| connections.admit()).collect();
+        let mut requests: Vec<_> = slots[..3].iter().map(busy).collect();
+        let later = connections.admit();
+        assert!(poll(pin!(connections.room())).is_ready());
+        let mut waiting = pin!(slots[3].busy());
+        assert!(poll(waiting.as_mut()).is_pending());
+        // None is accepted while one waits, and one that has been may wait as well.
+        let mut room = pin!(connections.room());
+        assert!(poll(room.as_mut()).is_pending());
+        let mut last = pin!(later.busy());
+        assert!(poll(last.as_mut()).is_pending());
+
+        drop(requests.remove(1));
+        assert!(is_evicted(&slots[1]) && poll(last.as_mut()).is_pending());
+        let Poll::Ready(turn) = poll(waiting.as_mut()) else { panic!("its turn has come") };
+        assert!(poll(room.as_mut()).is_pending());
+        drop(turn);
+        assert!(is_evicted(&slots[3]) && poll(last.as_mut()).is_ready());
+        assert!(poll(room.as_mut()).is_ready());
+        // An answered connection that nobody waits for stays; its next request is worked on at once.
+        drop(requests.remove(0));
+        assert!(!is_evicted(&slots[0]));
+        let _again = busy(&slots[0]);
+    }
+
+    #[test]
+    fn who_goes_away_while_waiting_is_not_waited_for() {
+        let connections = Connections::new(1);
+        let first = connections.admit();
+        let request = busy(&first);
+        let second = connections.admit();
+        assert!(poll(pin!(second.busy())).is_pending());
         drop(second);
-        let fourth = connections.admit().unwrap();
-        assert!(!is_evicted(&busy));
-        drop((fourth, third, busy, answered, silent, first));
-        assert!(connections.table().entries.is_empty());
+        drop(request);
+        assert!(!is_evicted(&first));
+        drop(first);
+        assert!(connections.is_empty());
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connections: TCP with mTLS, and a Unix socket for local programs. Both serve the same API.
+//! Connections: TCP with mTLS, and a Unix socket for local programs.
 
 mod connections;
 mod pace;
@@ -37,6 +37,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// Time that a request in progress has when its connection is to end.
 const LAST_REQUEST: Duration = Duration::from_secs(60);
+/// Time to send the rest of an answer whose connection has to make room for another one.
+const LAST_PIECE: Duration = Duration::from_secs(1);
 /// Largest request head. The longest path and query the API knows is below 300 bytes.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -105,7 +107,7 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let routes = &routes;
         async move {
-            let busy = slot.busy();
+            let busy = slot.busy().await;
             // Without the query: it holds nonces.
             tracing::info!("{} invoked from \"{peer}\" with uri {}", request.method(), request.uri().path());
             let answer = routes.call(request).await?;
@@ -116,16 +118,16 @@ where
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(MAX_HEAD);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Paced::new(io)), service));
     let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = watch.draining() => None,
-        () = tokio::time::sleep(MAX_AGE) => None,
-        () = slot.evicted() => return,
+        ended = connection.as_mut() => Ok(ended),
+        () = watch.draining() => Err(LAST_REQUEST),
+        () = tokio::time::sleep(MAX_AGE) => Err(LAST_REQUEST),
+        was_served = slot.evicted() => Err(if was_served { LAST_PIECE } else { Duration::ZERO }),
     };
     let ended = match ended {
-        Some(ended) => ended,
-        None => {
+        Ok(ended) => ended,
+        Err(time_left) => {
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(LAST_REQUEST, connection).await {
+            match tokio::time::timeout(time_left, connection).await {
                 Ok(ended) => ended,
                 Err(_) => return,
             }
@@ -139,9 +141,12 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use futures_util::stream;
     use service::drain::Drain;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::connections::Connections;
     use super::*;
@@ -149,15 +154,18 @@ mod tests {
     /// An agent's connection whose answers are this, and the other end of it. Ends when the result's task does.
     fn serve(
         connections: &Connections,
-        answer: impl Fn() -> Body + Clone + Send + Sync + 'static,
+        answer: impl Fn() -> Body + Send + Sync + 'static,
     ) -> (tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
-        let routes = Router::new().route("/", axum::routing::get(async move || answer()));
-        let slot = connections.admit().unwrap();
+        let answer = Arc::new(answer);
+        let routes = Router::new().route("/", axum::routing::get(move || std::future::ready(answer())));
         let (caller, io) = tokio::io::duplex(4096);
         let drain = Drain::new();
         let watch = drain.watch();
         let peer = Peer::Unix { uid: 0, pid: None };
+        let connections = connections.clone();
         let task = tokio::spawn(async move {
+            connections.room().await;
+            let slot = connections.admit();
             serve_http(io, routes, peer, &slot, watch).await;
             drop(drain);
         });
@@ -177,7 +185,7 @@ mod tests {
         let start = Instant::now();
         task.await.unwrap();
         assert_eq!(start.elapsed().as_secs(), 20);
-        assert!(connections.admit().is_some());
+        assert!(connections.is_empty());
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -192,7 +200,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         assert!((120..140).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-        assert!(connections.admit().is_some());
+        assert!(connections.is_empty());
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -207,37 +215,51 @@ mod tests {
         assert!((30..=31).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     }
 
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn an_answer_that_makes_room_is_sent_to_its_end() {
+        const LONG: usize = 100_000;
+        let connections = Connections::new(1);
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let (mut first, first_task) = serve(&connections, || Body::from(vec![b'a'; LONG]));
+        first.write_all(request).await.unwrap();
+        let mut seen = vec![first.read_u8().await.unwrap()];
+        // The only place is taken until the answer has been handed over.
+        let (mut second, _) = serve(&connections, || Body::from("second"));
+        second.write_all(request).await.unwrap();
+        first.read_to_end(&mut seen).await.unwrap();
+        assert!(seen.ends_with(&[b'a'; LONG]));
+        first_task.await.unwrap();
+        let mut answer = vec![0; 16];
+        second.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 200 OK\r");
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn a_connection_is_busy_until_its_answer_has_been_sent() {
         let (more, pieces) = tokio::sync::mpsc::unbounded_channel();
         let pieces = std::sync::Mutex::new(Some(pieces));
-        let answer = async move || {
+        let connections = Connections::new(1);
+        let (mut caller, _) = serve(&connections, move || {
             let pieces = pieces.lock().unwrap().take().unwrap();
-            Body::from_stream(stream::unfold(pieces, async |mut pieces| {
-                let piece: Bytes = pieces.recv().await?;
+            Body::from_stream(stream::unfold(pieces, async |mut pieces: UnboundedReceiver<Bytes>| {
+                let piece = pieces.recv().await?;
                 Some((Ok::<_, Infallible>(piece), pieces))
             }))
-        };
-        let answer = std::sync::Arc::new(answer);
-        let routes = Router::new().route("/", axum::routing::get(async move || answer().await));
-        let connections = Connections::new(1);
-        let slot = connections.admit().unwrap();
-        let (mut caller, io) = tokio::io::duplex(4096);
-        let drain = Drain::new();
-        let watch = drain.watch();
-        let peer = Peer::Unix { uid: 0, pid: None };
-        tokio::spawn(async move { serve_http(io, routes, peer, &slot, watch).await });
+        });
         caller.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         more.send(Bytes::from_static(b"one")).unwrap();
         let mut seen = Vec::new();
         while !seen.ends_with(b"one\r\n") {
             assert_ne!(caller.read_buf(&mut seen).await.unwrap(), 0);
         }
-        assert!(connections.admit().is_none(), "the answer is not complete");
+        let (mut second, _) = serve(&connections, Body::empty);
+        second.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let soon = tokio::time::timeout(Duration::from_millis(10), second.read_u8()).await;
+        assert!(soon.is_err(), "the answer is not complete");
         drop(more);
         while !seen.ends_with(b"0\r\n\r\n") {
             assert_ne!(caller.read_buf(&mut seen).await.unwrap(), 0);
         }
-        assert!(connections.admit().is_some());
+        assert_eq!(second.read_u8().await.unwrap(), b'H');
     }
 }

@@ -94,6 +94,9 @@ impl Listener {
         let connections = Connections::new(CONNECTIONS);
         let acceptor = tls.map(TlsAcceptor::from);
         loop {
+            // Those that have come before are further on first, so that in a crowd handshakes are not begun in vain.
+            tokio::task::yield_now().await;
+            connections.room().await;
             let (stream, address) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -102,11 +105,7 @@ impl Listener {
                     continue;
                 }
             };
-            let peer = Peer::Tcp(address);
-            let Some(slot) = connections.admit() else {
-                tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
-                continue;
-            };
+            let (peer, slot) = (Peer::Tcp(address), connections.admit());
             let (routes, acceptor, mut watch) = (routes.clone(), acceptor.clone(), drain.watch());
             tokio::spawn(async move {
                 // Answers are small and complete: waiting to fill a packet only costs time.
@@ -133,7 +132,7 @@ async fn handshake(
 ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     let result = tokio::select! {
         result = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => result,
-        () = slot.evicted() => return None,
+        _ = slot.evicted() => return None,
         () = watch.draining() => return None,
     };
     match result {

@@ -25,7 +25,7 @@ use crate::routes::Refusal;
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
 /// Connections of users that are not allowed to, until they have read so.
-const REFUSED: usize = 16;
+const REFUSED: usize = 32;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 64;
 /// Longest time until such a caller has asked for something.
@@ -136,6 +136,7 @@ impl ListeningUnix {
         // Apart, so that those who are refused take no place of the others.
         let refused = Connections::new(REFUSED);
         loop {
+            connections.room().await;
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -145,16 +146,10 @@ impl ListeningUnix {
                 }
             };
             let Some(peer) = self.check(&stream) else {
-                if let Some(slot) = refused.admit() {
-                    tokio::spawn(refuse(stream, slot));
-                }
+                tokio::spawn(refuse(stream, refused.admit()));
                 continue;
             };
-            let Some(slot) = connections.admit() else {
-                tracing::warn!("connection of {peer} refused: {CONNECTIONS} requests are in progress");
-                continue;
-            };
-            let (routes, watch) = (routes.clone(), drain.watch());
+            let (routes, watch, slot) = (routes.clone(), drain.watch(), connections.admit());
             tokio::spawn(async move { serve_http(stream, routes, peer, &slot, watch).await });
         }
     }
@@ -188,7 +183,7 @@ async fn refuse(stream: UnixStream, slot: Slot) {
     tokio::select! {
         // How it ends does not matter.
         _ = builder.serve_connection(TokioIo::new(stream), service) => {}
-        () = slot.evicted() => {}
+        _ = slot.evicted() => {}
     }
 }
 

@@ -5,11 +5,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use test_support::{KeylimeAgent, KeylimeOptions};
 
 use crate::honest::HonestVerifier;
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::{Mode, Proxy, Then};
 use crate::support::{LIMIT, Lab, options};
 
 /// A start takes about half of this.
@@ -96,7 +97,8 @@ fn killed_between_registration_and_activation_it_registers_again() {
     for round in 0..3 {
         proxy.set(Mode::Hold);
         let mut victim = launch();
-        proxy.set(Mode::KillAtPut(lab.servers.registrar_port, i32::try_from(victim.part().pid()).unwrap()));
+        let pid = i32::try_from(victim.part().pid()).unwrap();
+        proxy.set(Mode::Until(lab.servers.registrar_port, "PUT ", Then::Signal(pid, Signal::SIGKILL)));
         victim.part().wait_end(LIMIT).unwrap();
         let log = victim.part().log();
         assert!(log.contains("> Requesting agent activation from ") && !log.contains(" activated\n"), "{log}");

@@ -13,3 +13,4 @@ mod killed;
 mod network;
 mod proxy;
 mod servers;
+mod trouble;

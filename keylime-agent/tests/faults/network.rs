@@ -26,7 +26,7 @@ fn connect(agent: &KeylimeAgent) -> TcpStream {
     stream
 }
 
-fn client(agent: &KeylimeAgent, (cert, key): (&Path, &Path)) -> Arc<ClientConfig> {
+pub(crate) fn client(agent: &KeylimeAgent, (cert, key): (&Path, &Path)) -> Arc<ClientConfig> {
     let settings = ClientTls {
         ca: Trust::Files(vec![agent.folder.join("server-cert.crt")]),
         identity: Some(Identity { cert: cert.to_owned(), key: key.to_owned(), password: None }),
@@ -36,14 +36,17 @@ fn client(agent: &KeylimeAgent, (cert, key): (&Path, &Path)) -> Arc<ClientConfig
 }
 
 /// A connection with mTLS, the handshake done.
-fn handshake(agent: &KeylimeAgent, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+pub(crate) fn handshake(
+    agent: &KeylimeAgent,
+    config: &Arc<ClientConfig>,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let name = ServerName::from(std::net::Ipv4Addr::LOCALHOST);
     let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, connect(agent));
     while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock).unwrap();
+        stream.conn.complete_io(&mut stream.sock)?;
     }
-    stream
+    Ok(stream)
 }
 
 /// Everything until the other side ends the connection, in whatever way.
@@ -93,12 +96,12 @@ fn bad_callers_do_not_disturb_the_verifier() {
     let (foreign_cert, foreign_key) = foreign.write(folder.path(), "client").unwrap();
     let foreign = client(&agent, (&foreign_cert, &foreign_key));
     for _ in 0..10 {
-        let mut stream = handshake(&agent, &foreign);
+        let mut stream = handshake(&agent, &foreign).unwrap();
         let _ = stream.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n");
         assert_eq!(read_to_end(&mut stream), b"");
     }
     // Long lists that nobody reads.
-    let mut readers: Vec<_> = (0..10).map(|_| handshake(&agent, &admitted)).collect();
+    let mut readers: Vec<_> = (0..10).map(|_| handshake(&agent, &admitted).unwrap()).collect();
     let asked = Instant::now();
     for reader in &mut readers {
         let request = "GET /v2.5/quotes/integrity?nonce=abc&mask=0x400&partial=0 HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -108,7 +111,7 @@ fn bad_callers_do_not_disturb_the_verifier() {
     let long = format!("GET /version HTTP/1.1\r\nlong: {}\r\n\r\n", "a".repeat(1 << 20));
     let many = format!("GET /version HTTP/1.1\r\n{}\r\n", "name: value\r\n".repeat((1 << 20) / 13));
     for head in [long, many] {
-        let mut stream = handshake(&agent, &admitted);
+        let mut stream = handshake(&agent, &admitted).unwrap();
         // The agent may end the connection before it has all of it, and its answer may be lost then.
         let _ = stream.write_all(head.as_bytes());
         let answer = read_to_end(&mut stream);
@@ -116,7 +119,7 @@ fn bad_callers_do_not_disturb_the_verifier() {
     }
     // One byte at a time, of a TLS handshake and of a request.
     let mut in_handshake: Vec<_> = (0..10).map(|_| connect(&agent)).collect();
-    let mut in_head: Vec<_> = (0..10).map(|_| handshake(&agent, &admitted)).collect();
+    let mut in_head: Vec<_> = (0..10).map(|_| handshake(&agent, &admitted).unwrap()).collect();
     let hello = [&[0x16, 3, 1, 2, 0][..], &[1; 512]].concat();
     for (n, byte) in b"GET /version HTTP/1.1\r\nhost: x\r\nslow: aaaaaaaaaaaa".iter().enumerate().take(22) {
         for stream in &mut in_handshake {

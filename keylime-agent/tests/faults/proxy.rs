@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A TCP proxy in front of the registrar, which a test can make fail in several ways.
+//! A TCP proxy in front of the registrar or the agent, which a test can make fail in several ways.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -20,16 +20,16 @@ pub(crate) enum Mode {
     To(u16),
     /// They lead to this port, each piece in each direction that much later.
     Late(u16, Duration),
-    /// They lead to this port, until the first `PUT` comes from this process, which is killed then.
-    KillAtPut(u16, i32),
-    /// They lead to this port, which never sees the first `PUT` nor what follows.
-    HoldPut(u16),
+    /// They lead to this port, which never sees the first request that begins like this, nor what follows.
+    Until(u16, &'static str, Then),
 }
 
-/// What is done at a `PUT`.
-#[derive(Clone, Copy)]
-enum AtPut {
-    Kill(i32),
+/// What is done instead of passing a request on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Then {
+    /// This process gets this signal, and the connection is ended.
+    Signal(i32, Signal),
+    /// Nothing.
     Hold,
 }
 
@@ -54,8 +54,7 @@ impl Proxy {
                     Mode::Hold => held.push(stream),
                     Mode::To(port) => lead(stream, port, Duration::ZERO, None),
                     Mode::Late(port, delay) => lead(stream, port, delay, None),
-                    Mode::KillAtPut(port, pid) => lead(stream, port, Duration::ZERO, Some(AtPut::Kill(pid))),
-                    Mode::HoldPut(port) => lead(stream, port, Duration::ZERO, Some(AtPut::Hold)),
+                    Mode::Until(port, begin, then) => lead(stream, port, Duration::ZERO, Some((begin, then))),
                 }
             }
         });
@@ -68,24 +67,24 @@ impl Proxy {
     }
 }
 
-fn lead(caller: TcpStream, port: u16, delay: Duration, at_put: Option<AtPut>) {
+fn lead(caller: TcpStream, port: u16, delay: Duration, until: Option<(&'static str, Then)>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
     let (from, to) = (server.try_clone().unwrap(), caller.try_clone().unwrap());
-    std::thread::spawn(move || pump(caller, server, delay, at_put));
+    std::thread::spawn(move || pump(caller, server, delay, until));
     std::thread::spawn(move || pump(from, to, delay, None));
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration, at_put: Option<AtPut>) {
+fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration, until: Option<(&'static str, Then)>) {
     let mut piece = [0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut piece) {
         std::thread::sleep(delay);
-        match at_put.filter(|_| piece.starts_with(b"PUT ")) {
+        match until.filter(|(begin, _)| piece.starts_with(begin.as_bytes())) {
             None => {}
-            Some(AtPut::Kill(pid)) => {
-                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            Some((_, Then::Signal(pid, signal))) => {
+                kill(Pid::from_raw(pid), signal).unwrap();
                 break;
             }
-            Some(AtPut::Hold) => loop {
+            Some((_, Then::Hold)) => loop {
                 std::thread::park();
             },
         }

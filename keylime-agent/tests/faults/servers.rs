@@ -9,7 +9,7 @@ use test_support::process::Program;
 use test_support::{KeylimeAgent, KeylimeOptions, TestCa, ports, wait};
 
 use crate::honest::HonestVerifier;
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::{Mode, Proxy, Then};
 use crate::support::{LIMIT, Lab, options};
 
 const HOUR: Duration = Duration::from_millis(3600);
@@ -78,7 +78,7 @@ fn a_start_outlasts_every_fault_of_the_registrar() {
 #[test]
 fn a_registrar_that_stalls_does_not_hold_up_the_end() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
-    let proxy = Proxy::start(0, Mode::HoldPut(lab.servers.registrar_port));
+    let proxy = Proxy::start(0, Mode::Until(lab.servers.registrar_port, "PUT ", Then::Hold));
     let mut options = options().env("KEYLIME_AGENT_REGISTRAR_PORT", proxy.port.to_string());
     options.registrar_tls = false;
     let mut agent = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses its part of this")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
+pub(crate) mod watch;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -49,11 +51,9 @@ impl Lab {
         (status.code(), agent.part().log())
     }
 
-    /// Waits until the verifier has counted `more` good quotes than now.
+    /// As [`wait_quotes`].
     pub(crate) fn wait_quotes(&self, id: &str, more: u64) -> Value {
-        let before = self.servers.verifier_agent(id).unwrap().unwrap()["attestation_count"].as_u64().unwrap();
-        let enough = |record: &Value| record["attestation_count"].as_u64() >= Some(before + more);
-        self.servers.wait_agent(id, "more quotes", LIMIT, enough).unwrap()
+        wait_quotes(&self.servers, id, more)
     }
 
     /// A URL of the agent and curl's arguments for mTLS with the verifier's certificate.
@@ -63,6 +63,13 @@ impl Lab {
         let tls = ["--insecure", "--cert", cert.to_str().unwrap(), "--key", key.to_str().unwrap()];
         curl(&[&tls, arguments, &[&url]].concat())
     }
+}
+
+/// Waits until the verifier has counted `more` good quotes than now.
+pub(crate) fn wait_quotes(servers: &KeylimeServers, id: &str, more: u64) -> Value {
+    let before = servers.verifier_agent(id).unwrap().unwrap()["attestation_count"].as_u64().unwrap();
+    let enough = |record: &Value| record["attestation_count"].as_u64() >= Some(before + more);
+    servers.wait_agent(id, "more quotes", LIMIT, enough).unwrap()
 }
 
 /// What curl received.
