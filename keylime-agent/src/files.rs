@@ -7,13 +7,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Replaces the content of `path`. The file has `mode` from the start, so that a secret is at no time readable by
-/// others; content and folder entry have reached the disk when this returns. A symbolic link is followed, also to a
-/// file that does not exist yet.
+/// others; content and folder entry have reached the disk when this returns. A symbolic link is followed.
 ///
 /// # Errors
 /// The folder cannot be written, or the disk is full.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let path = target(path);
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidFilename));
     };
@@ -29,13 +28,18 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     File::open(folder)?.sync_all()
 }
 
-fn target(path: &Path) -> PathBuf {
-    if let Ok(path) = path.canonicalize() {
-        return path;
-    }
-    match (path.parent(), path.read_link()) {
-        (Some(folder), Ok(target)) => folder.join(target),
-        _ => path.to_owned(),
+/// Whether there is a file, where a new one would be made otherwise.
+///
+/// # Errors
+/// It cannot be looked for; or there is a symbolic link that leads nowhere, as to a file system that has not been mounted.
+pub(crate) fn exists(path: &Path) -> io::Result<bool> {
+    let exists = path.try_exists()?;
+    match path.read_link() {
+        Ok(target) if !exists => Err(io::Error::other(format!(
+            "it is a link to {}, and nothing is there: see to what should be there, or remove the link",
+            target.display()
+        ))),
+        _ => Ok(exists),
     }
 }
 
@@ -77,12 +81,23 @@ mod tests {
         replace(&link, b"new", 0o600).unwrap();
         assert!(link.is_symlink());
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
-        std::fs::remove_file(&target).unwrap();
-        std::fs::remove_file(&link).unwrap();
-        std::os::unix::fs::symlink("target", &link).unwrap();
-        replace(&link, b"first", 0o600).unwrap();
-        assert!(link.is_symlink());
-        assert_eq!(std::fs::read(&target).unwrap(), b"first");
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_not_an_absent_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| exists(&dir.path().join(name)).map_err(|error| error.to_string());
+        std::os::unix::fs::symlink("target", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("link", dir.path().join("chain")).unwrap();
+        for (name, target) in [("link", "target"), ("chain", "link")] {
+            let text = format!(
+                "it is a link to {target}, and nothing is there: see to what should be there, or remove the link"
+            );
+            assert_eq!(of(name), Err(text));
+        }
+        assert_eq!(of("target"), Ok(false));
+        std::fs::write(dir.path().join("target"), "").unwrap();
+        assert_eq!((of("target"), of("link"), of("chain")), (Ok(true), Ok(true), Ok(true)));
     }
 
     #[test]

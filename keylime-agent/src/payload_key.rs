@@ -73,7 +73,7 @@ impl PayloadKey {
     /// is not stored unencrypted. A file that is there but cannot be
     /// read leads to no new key: the verifier may hold the old one.
     pub(crate) fn load_or_create(file: &KeyFile, server_key: &KeyFile) -> Result<(Self, Origin), PayloadKeyError> {
-        if file.path.try_exists().map_err(PayloadKeyError::Look)? {
+        if files::exists(&file.path).map_err(PayloadKeyError::Look)? {
             return Ok((Self::load(file)?, Origin::Loaded));
         }
         if let Some((key, pkcs8)) = Self::shared(file, server_key)? {
@@ -88,7 +88,7 @@ impl PayloadKey {
 
     /// Whether [`Self::load_or_create`] would find the files in order, so far as that can be told without making any.
     pub(crate) fn check(file: &KeyFile, server_key: &KeyFile) -> Result<(), PayloadKeyError> {
-        if file.path.try_exists().map_err(PayloadKeyError::Look)? {
+        if files::exists(&file.path).map_err(PayloadKeyError::Look)? {
             return Self::load(file).map(drop);
         }
         Self::shared(file, server_key).map(drop)
@@ -151,7 +151,7 @@ impl PayloadKey {
 
 /// The server key as PKCS#8, if there is one that may be RSA.
 fn shared_key(server_key: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyError> {
-    if server_key.path.try_exists().map_err(PayloadKeyError::Look)? { load_pkcs8(server_key) } else { Ok(None) }
+    if files::exists(&server_key.path).map_err(PayloadKeyError::Look)? { load_pkcs8(server_key) } else { Ok(None) }
 }
 
 /// The key of a file as PKCS#8, or `None` for a SEC1 key, which is an elliptic curve one.
@@ -165,7 +165,7 @@ fn load_pkcs8(file: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyEr
 }
 
 /// Puts an RSAPrivateKey (RFC 8017) into a PrivateKeyInfo (RFC 5208). The Python agents wrote such keys.
-fn wrap_pkcs1(key: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(crate) fn wrap_pkcs1(key: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let algorithm =
         pkcs8::AlgorithmIdentifierRef { oid: RSA_ENCRYPTION, parameters: Some(pkcs8::der::asn1::AnyRef::NULL) };
     let info = pkcs8::PrivateKeyInfo::new(algorithm, key);

@@ -15,6 +15,7 @@ use crate::error::Cause;
 use crate::payload::store;
 use crate::payload_key::{PayloadKey, PayloadKeyError, password};
 use crate::privileges;
+use crate::server_certificate::exists;
 
 /// What was found.
 #[derive(Default)]
@@ -67,7 +68,14 @@ impl Findings {
             self.problems.push(Cause::NoClientCa);
         }
         let secret = password(key).map(|text| Zeroizing::new(text.to_owned()));
-        let problems = match (key.path.exists(), certificate.exists()) {
+        let (has_key, has_certificate) = match (exists(&key.path), exists(certificate)) {
+            (Ok(has_key), Ok(has_certificate)) => (has_key, has_certificate),
+            (key, certificate) => {
+                self.problems.extend(key.err().into_iter().chain(certificate.err()).map(Cause::from));
+                return;
+            }
+        };
+        let problems = match (has_key, has_certificate) {
             (true, true) if has_authority => {
                 let settings = ServerTls::new(certificate, &key.path, secret, self.client_cas.clone());
                 self.warnings.extend(settings.warnings().iter().map(ToString::to_string));
@@ -80,10 +88,10 @@ impl Findings {
                 let problems = settings.try_build().err().unwrap_or_default();
                 problems.into_iter().filter(|problem| problem.subject() != Subject::Ca).collect()
             }
-            (has_key, has_certificate) => {
+            _ => {
                 let mut problems = Vec::new();
                 if has_key {
-                    problems.extend(tls::load_private_key(&key.path, password(key)).err());
+                    problems.extend(tls::check_private_key(&key.path, password(key)).err());
                 } else if has_certificate {
                     let (key, certificate) = (key.path.clone(), certificate.clone());
                     self.problems.push(Cause::ServerKeyGone { key, certificate });
@@ -96,6 +104,9 @@ impl Findings {
         };
         for problem in problems {
             let option = match problem.subject() {
+                _ if matches!(problem, TlsError::WrongPassword { .. } | TlsError::PasswordMissing { .. }) => {
+                    "server_key_password"
+                }
                 Subject::Ca => "trusted_client_ca",
                 Subject::Certificate => "server_cert",
                 _ => "server_key",

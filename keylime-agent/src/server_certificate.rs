@@ -10,11 +10,14 @@ use rcgen::{
     SerialNumber,
 };
 use ring::rand::SecureRandom as _;
-use tls::rustls::pki_types::PrivatePkcs8KeyDer;
+use pkcs8::der::Encode as _;
+use pkcs8::der::asn1::AnyRef;
+use pkcs8::{AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfo};
+use tls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use crate::config::{Host, KeyFile};
-use crate::payload_key::{password, write_private_key};
+use crate::payload_key::{password, wrap_pkcs1, write_private_key};
 use crate::{files, pem};
 
 /// How long a self-made certificate is valid: as long as the stock agent's.
@@ -26,6 +29,11 @@ const CLOCK_IS_SET: Duration = Duration::from_secs(1_735_689_600);
 /// 9999-12-31 23:59:59, which stands for no well-defined end (RFC 5280, section 4.1.2.5).
 const NO_END: Duration = Duration::from_secs(253_402_300_799);
 
+/// Object identifiers id-ecPublicKey, secp256r1 and secp384r1 (RFC 5480, section 2.1.1).
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P_256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P_384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+
 /// Why there is no key or certificate.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerCertificateError {
@@ -36,8 +44,8 @@ pub(crate) enum ServerCertificateError {
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(
-        "cannot make a certificate for the key in {}: {source}: convert the key with: openssl pkcs8 -topk8, or supply a \
-         certificate for it",
+        "cannot make a certificate for the key in {} (option 'server_key'): {source}: supply one (option 'server_cert'), \
+         or move the key away to have both made anew",
         path.display()
     )]
     Make { path: PathBuf, source: rcgen::Error },
@@ -74,17 +82,39 @@ pub(crate) fn load_or_create(
         return Ok(ServerCertificate { leaf_pem: leaf.unwrap_or_default(), created: false });
     }
     let key = Zeroizing::new(tls::load_private_key(&key_file.path, password(key_file))?);
-    // rcgen refuses encodings other than PKCS#8 with a text that says so.
-    let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.secret_der()));
-    let key = Zeroizing::new(key.map_err(make_error)?);
+    let key = Zeroizing::new(key_pair(&key).map_err(make_error)?);
     let leaf = parameters(id, contact).and_then(|parameters| parameters.self_signed(&*key)).map_err(make_error)?;
     let pem = pem::encode("CERTIFICATE", leaf.der());
     files::replace(certificate, pem.as_bytes(), 0o644).map_err(write_error(certificate))?;
     Ok(ServerCertificate { leaf_pem: pem, created: true })
 }
 
-fn exists(path: &Path) -> Result<bool, ServerCertificateError> {
-    path.try_exists().map_err(|source| ServerCertificateError::Look { path: path.to_owned(), source })
+/// The key for rcgen, which takes PKCS#8 only.
+fn key_pair(key: &PrivateKeyDer<'_>) -> Result<KeyPair, rcgen::Error> {
+    let of = |pkcs8: &[u8]| KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8));
+    match key {
+        PrivateKeyDer::Pkcs1(rsa) => {
+            of(&wrap_pkcs1(rsa.secret_pkcs1_der()).ok_or(rcgen::Error::CouldNotParseKeyPair)?)
+        }
+        // Which curve it is need not be said in there.
+        PrivateKeyDer::Sec1(curve) => {
+            let wrapped = [P_256, P_384].map(|oid| wrap_sec1(curve.secret_sec1_der(), oid));
+            let made = wrapped.iter().flatten().find_map(|pkcs8| of(pkcs8).ok());
+            made.ok_or(rcgen::Error::CouldNotParseKeyPair)
+        }
+        other => of(other.secret_der()),
+    }
+}
+
+/// Puts an ECPrivateKey (RFC 5915) into a PrivateKeyInfo (RFC 5208).
+fn wrap_sec1(key: &[u8], curve: ObjectIdentifier) -> Option<Zeroizing<Vec<u8>>> {
+    let algorithm = AlgorithmIdentifierRef { oid: EC_PUBLIC_KEY, parameters: Some(AnyRef::from(&curve)) };
+    PrivateKeyInfo::new(algorithm, key).to_der().ok().map(Zeroizing::new)
+}
+
+/// Whether there is a file, or else one is made.
+pub(crate) fn exists(path: &Path) -> Result<bool, ServerCertificateError> {
+    files::exists(path).map_err(|source| ServerCertificateError::Look { path: path.to_owned(), source })
 }
 
 /// Version 3, CN = agent id, the names and addresses the agent is reached under, usable by a TLS server only: a
@@ -252,13 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_rsa_key_gets_a_certificate() {
-        let files = Files::new();
-        openssl(&["genrsa", "-out", files.key.path.to_str().unwrap(), "2048"]);
-        let made = files.load(Host::Address("127.0.0.1".parse().unwrap())).unwrap();
-        assert!(made.created && files.text().contains("rsaEncryption"));
-        // The column of the registrar's database.
-        assert!(made.leaf_pem.len() < 2048);
+    fn an_existing_key_of_any_form_gets_a_certificate() {
+        for (make, expected) in [
+            (&["genrsa", "2048"][..], "rsaEncryption"),
+            (&["genrsa", "-traditional", "3072"], "rsaEncryption"),
+            (&["ecparam", "-name", "prime256v1", "-genkey", "-noout"], "NIST CURVE: P-256"),
+            (&["ecparam", "-name", "secp384r1", "-genkey"], "NIST CURVE: P-384"),
+            (&["genpkey", "-algorithm", "ed25519"], "ED25519 Public-Key"),
+        ] {
+            let files = Files::new();
+            std::fs::write(&files.key.path, openssl(make)).unwrap();
+            let made = files.load(Host::Address("127.0.0.1".parse().unwrap())).unwrap();
+            assert!(made.created && files.text().contains(expected), "{make:?}");
+            // The column of the registrar's database.
+            assert!(made.leaf_pem.len() < 2048);
+        }
     }
 
     #[test]

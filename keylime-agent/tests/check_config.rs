@@ -183,6 +183,30 @@ fn each_file_problem_has_its_text() {
              {folder}/server-cert.crt: restore its key, or move the certificate away to have both made anew"
         )]
     );
+    // Links that lead nowhere stand for files that are somewhere.
+    let linked = Lab::new("");
+    let names = ["server-private.pem", "server-cert.crt", "payload-private.pem", "agent_data.json"];
+    let text = |(number, name): (usize, &&str)| {
+        let path = linked.folder().join(name);
+        std::os::unix::fs::symlink("/nonexistent/x", &path).unwrap();
+        let begin = match number {
+            0 | 1 => format!("cannot look for {}", shown(&path)),
+            2 => format!("Failed to load or generate payload key from {}: cannot look for the file", shown(&path)),
+            _ => format!("cannot read the AK from {}", shown(&path)),
+        };
+        let end = if number == 3 {
+            ". A new AK would be a new identity, so none is made: let the user that the agent runs as read the file, or \
+             restore it from a backup"
+        } else {
+            ""
+        };
+        format!(
+            "{begin}: it is a link to /nonexistent/x, and nothing is there: see to what should be there, or remove the \
+             link{end}"
+        )
+    };
+    let texts: Vec<_> = names.iter().enumerate().map(text).collect();
+    assert_eq!(linked.check().2, texts);
     // Another key, and a CA that is none.
     let other = ca.issue(&LeafSpec::new("other")).unwrap();
     lab.write("server-private.pem", &other.key_pem).write("cv_ca/cacert.crt", &leaf.cert_pem);

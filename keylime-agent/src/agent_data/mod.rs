@@ -24,7 +24,7 @@ use crate::files;
 const LIMIT: usize = 1 << 20;
 
 /// The file as it is stored: pretty-printed JSON, byte strings as arrays of numbers.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Record {
     ak_hash_alg: String,
     ak_sign_alg: String,
@@ -81,6 +81,12 @@ impl Stored {
         self.ak.clone()
     }
 
+    /// The EK that the AK was made for (its hash), if it is another one.
+    pub(crate) fn other_ek(&self, ek_hash: &str) -> Option<String> {
+        let digits = self.ek_hash.iter().take(64).copied().collect::<Vec<_>>();
+        (self.ek_hash != ek_hash.as_bytes()).then(|| String::from_utf8_lossy(&digits).into_owned())
+    }
+
     /// Whether the AK was made in this TPM and under these settings. The file's own words for them repeat what the public
     /// key says; the stock agent, which goes by them, does not notice another `tpm_encryption_alg`.
     pub(crate) fn fits(&self, fit: &Fit<'_>) -> bool {
@@ -129,7 +135,9 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, AgentDataError> {
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     let file = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return files::exists(path).map(|_| None).map_err(failed);
+        }
         Err(source) => return Err(failed(source)),
     };
     if !file.metadata().map_err(failed)?.is_file() {
@@ -151,8 +159,8 @@ pub(crate) fn keep(path: &Path) -> Result<PathBuf, AgentDataError> {
         .map_err(|source| AgentDataError::Keep { path: path.to_owned(), source })
 }
 
-/// Writes the file, readable by its owner only. One that holds this already is left alone: a full disk is no reason
-/// not to start.
+/// Writes the file, readable by its owner only. One that holds this already, in whatever layout, is left alone: a full
+/// disk is no reason not to start.
 pub(crate) fn store(path: &Path, ak: &SavedAk, fit: &Fit<'_>) -> Result<(), AgentDataError> {
     let record = Record {
         ak_hash_alg: hash_word(fit.hash).to_owned(),
@@ -161,12 +169,13 @@ pub(crate) fn store(path: &Path, ak: &SavedAk, fit: &Fit<'_>) -> Result<(), Agen
         ak_private: ak.private.clone(),
         ek_hash: fit.ek_hash.as_bytes().to_vec(),
     };
+    let is_stored = |text: Vec<u8>| serde_json::from_slice::<Record>(&text).is_ok_and(|stored| stored == record);
+    if read_bounded(path).ok().flatten().is_some_and(is_stored) {
+        return Ok(());
+    }
     serde_json::to_vec_pretty(&record)
         .map_err(io::Error::from)
-        .and_then(|text| match std::fs::read(path) {
-            Ok(stored) if stored == text => Ok(()),
-            _ => files::replace(path, &text, 0o600),
-        })
+        .and_then(|text| files::replace(path, &text, 0o600))
         .map_err(|source| AgentDataError::Write { path: path.to_owned(), source })
 }
 
@@ -247,6 +256,7 @@ mod tests {
         for other in [Fit { hash, ..fit() }, Fit { key, ..fit() }, Fit { signing, ..fit() }, Fit { ek_hash, ..fit() }] {
             assert!(!stored.fits(&other), "{other:?}");
         }
+        assert_eq!((stored.other_ek(EK_HASH), stored.other_ek("0").as_deref()), (None, Some(EK_HASH)));
     }
 
     #[test]
@@ -257,6 +267,11 @@ mod tests {
         let inode = || std::fs::metadata(&path).unwrap().ino();
         store(&path, &ak(), &fit()).unwrap();
         let first = inode();
+        store(&path, &ak(), &fit()).unwrap();
+        assert_eq!(inode(), first);
+        // Written by somebody else.
+        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        std::fs::write(&path, value.to_string()).unwrap();
         store(&path, &ak(), &fit()).unwrap();
         assert_eq!(inode(), first);
         store(&path, &SavedAk { private: vec![9], ..ak() }, &fit()).unwrap();
@@ -298,6 +313,12 @@ mod tests {
         assert!(before.ends_with(advice), "{message}");
         assert_eq!(std::fs::read(copy).unwrap(), b"x");
         std::fs::remove_file(copy).unwrap();
+        // A link that leads nowhere stands for a file that is somewhere.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/x", &path).unwrap();
+        let message = load(&path).err().unwrap().to_string();
+        let begin = format!("cannot read the AK from {shown}: it is a link to /nonexistent/x, and nothing is there: ");
+        assert!(message.starts_with(&begin), "{message}");
         // Neither is there anything to copy of these, nor do they keep the agent waiting.
         std::fs::remove_file(&path).unwrap();
         let make_folder = || std::fs::create_dir(&path).unwrap();
