@@ -219,13 +219,25 @@ impl Start<'_> {
         };
         if is_old {
             tracing::info!("Loaded old AK key from {shown}");
-        } else if stored.is_some() {
+        } else if let Some(stored) = &stored {
             // Whoever puts the options back needs it.
             let kept = agent_data::keep(path)?;
-            tracing::warn!(
-                "Not using old {shown} because it is not valid with current configuration: it is kept as {}",
-                kept.display()
-            );
+            let kept = kept.display();
+            match stored.other_ek(ek_hash) {
+                None => tracing::warn!(
+                    "Not using old {shown} because it is not valid with current configuration: it is kept as {kept}"
+                ),
+                Some(other) => {
+                    let outcome = match self.id {
+                        Choice::HashEk => "the agent id changes with it, and the host must be enrolled anew",
+                        _ => "the registrar refuses it under the same agent id until the record so far is deleted",
+                    };
+                    tracing::warn!(
+                        "Not using old {shown}: it was made for the EK {other}, and the EK is {ek_hash} now (another TPM, or \
+                         another 'ek_handle' or 'tpm_encryption_alg'): {outcome}. It is kept as {kept}"
+                    );
+                }
+            }
         }
         agent_data::store(path, &ak.saved, &fit)?;
         Ok(ak)
@@ -286,7 +298,8 @@ impl Start<'_> {
             aik_tpm: ak.public_2b.clone(),
             ek_tpm: ek.public_2b.clone(),
             ekcert: ek_certificate::to_register(ek),
-            ip: contact.to_string(),
+            // The verifier puts it into a URL as it is.
+            ip: contact.in_url(),
             port: *port,
             mtls_cert,
             device_identity: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::{Lab, has_mode, options};
 use test_support::keylime::Server;
-use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, require};
+use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions};
 
 use crate::support::LIMIT;
 
@@ -57,46 +57,6 @@ fn enrolment_reaches_get_quote_and_stays() {
     lab.tpm.pcr_extend(23).unwrap();
     let record = lab.servers.wait_state(&id, 9, LIMIT).unwrap();
     assert_eq!(record["last_event_id"], "pcr_validation.invalid_pcr_23");
-}
-
-#[test]
-fn either_agent_takes_over_from_the_other() {
-    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
-    let (Some(stock), Some(())) = (require::stock_agent(), require::root()) else { return };
-    let first = lab.agent(&KeylimeAgentOptions::new(&stock));
-    let id = first.id().unwrap();
-    lab.servers.enrol(&id, first.port, Some(&policy())).unwrap();
-    lab.servers.wait_verified(&id, LIMIT).unwrap();
-    let record = lab.servers.registrar_agent(&id).unwrap().unwrap();
-    let mut folder = first.folder.clone();
-    let mut port = first.port;
-    let files = ["payload-private.pem", "server-private.pem", "server-cert.crt"];
-    let contents = |folder: &std::path::Path| files.map(|name| std::fs::read(folder.join(name)).unwrap());
-    let before = contents(&folder);
-    // Each stops, and the next one starts with its folder and at its port.
-    let mut running = first;
-    let mut ended = Vec::new();
-    for binary in [support::BINARY, stock.to_str().unwrap(), support::BINARY] {
-        assert!(running.terminate().unwrap().success());
-        // The stock agent leaves its AK in a TPM without resource manager.
-        lab.tpm.flush_transient().unwrap();
-        let mut options = KeylimeAgentOptions { folder: Some(folder.clone()), ..KeylimeAgentOptions::new(binary) }
-            .env("KEYLIME_AGENT_PORT", port.to_string())
-            .env("KEYLIME_AGENT_CONTACT_PORT", port.to_string());
-        options.uuid = "hash_ek".to_owned();
-        let mut next = KeylimeAgent::launch(&lab.tpm.tcti, &lab.servers, &options).unwrap();
-        next.part().wait_log("Listening on", LIMIT).unwrap();
-        assert_eq!(next.id().unwrap(), id);
-        let mut now = lab.servers.registrar_agent(&id).unwrap().unwrap();
-        now["regcount"] = record["regcount"].clone();
-        assert_eq!(now, record, "by {binary}");
-        assert_eq!(contents(&folder), before);
-        assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3, "by {binary}");
-        // Its folder must outlive it.
-        ended.push(std::mem::replace(&mut running, next));
-        folder = running.folder.clone();
-        port = record["port"].as_u64().unwrap().try_into().unwrap();
-    }
 }
 
 #[test]
@@ -198,6 +158,21 @@ fn an_ak_of_other_settings_is_kept() {
     let backup = agent.folder.join(format!("agent_data.json.backup-{}", rest.lines().next().unwrap()));
     assert_ne!(std::fs::read(&data).unwrap(), good);
     assert!(has_mode(&backup, 0o600));
+
+    // Nor is another EK's used, and the message says what is different.
+    let mut record: serde_json::Value = serde_json::from_slice(&good).unwrap();
+    let ek_hash = String::from_utf8(serde_json::from_value(record["ek_hash"].clone()).unwrap()).unwrap();
+    record["ek_hash"] = json!([b'0'; 64].to_vec());
+    std::fs::write(&data, record.to_string()).unwrap();
+    let (code, log) = lab.failing_agent(&again);
+    assert_eq!(code, Some(1));
+    let reason = format!(
+        "> Not using old {}: it was made for the EK {}, and the EK is {ek_hash} now (another TPM, or another 'ek_handle' or \
+         'tpm_encryption_alg'): the agent id changes with it, and the host must be enrolled anew. It is kept as ",
+        data.display(),
+        "0".repeat(64)
+    );
+    assert!(log.contains(&reason), "{log}");
 
     // With the option and the file put back the host is the same again.
     std::fs::rename(&backup, &data).unwrap();
