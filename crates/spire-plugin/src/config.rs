@@ -30,9 +30,19 @@ pub trait PluginConfig: Sized + Send + Sync + 'static {
     ///
     /// Reads every option and notes every problem, then returns `None` if there is any. Files that the options name
     /// may be read. No network and no TPM: SPIRE validates without side effects.
-    ///
-    /// Also called, with the same text, when [`watched_files`](Self::watched_files) have changed.
     fn build(core: &CoreConfig, options: &mut Options) -> Option<Self>;
+
+    /// Builds it again out of the same options, when [`watched_files`](Self::watched_files) have changed. Files that
+    /// cannot be used need not keep out the others: what `now`, the configuration in force, has of them may be kept.
+    fn rebuild(core: &CoreConfig, options: &mut Options, now: &Self) -> Option<Self> {
+        let _ = now;
+        Self::build(core, options)
+    }
+
+    /// Why [`rebuild`](Self::rebuild) has kept something.
+    fn kept(&self) -> Problems {
+        Problems::default()
+    }
 
     /// Files and folders that [`build`](Self::build) read. When one of them changes, the configuration is built anew.
     /// For a folder that means the files in it.
@@ -55,7 +65,11 @@ pub trait PluginConfig: Sized + Send + Sync + 'static {
 }
 
 /// Builds a configuration out of SPIRE's request, or tells everything that is wrong with it.
-pub(crate) fn build<C: PluginConfig>(core: Option<&CoreConfiguration>, text: &str) -> Result<C, Problems> {
+pub(crate) fn build<C: PluginConfig>(
+    core: Option<&CoreConfiguration>,
+    text: &str,
+    now: Option<&C>,
+) -> Result<C, Problems> {
     let mut problems = Problems::default();
     let core = match core {
         None => Err("the request has no core configuration".to_owned()),
@@ -70,7 +84,10 @@ pub(crate) fn build<C: PluginConfig>(core: Option<&CoreConfiguration>, text: &st
     match (core, body) {
         (Ok(core), Ok(body)) => {
             let mut options = Options::new(body);
-            let config = C::build(&core, &mut options);
+            let config = match now {
+                None => C::build(&core, &mut options),
+                Some(now) => C::rebuild(&core, &mut options, now),
+            };
             problems = options.finish();
             match config {
                 Some(config) if problems.is_empty() => return Ok(config),

@@ -108,7 +108,8 @@ impl init::init_server::Init for InitService {
 /// After a `Configure` the files that the configuration was built from are looked at every 2 s. When they have changed,
 /// and have come to rest, the configuration is built anew from the same text and put in force as by a `Configure`;
 /// attestations under way keep what they have. If that fails, the old one stays and the problems are logged: at once,
-/// every hour that it stays so, and when meanwhile a certificate in use is about to end.
+/// every hour that it stays so, and when meanwhile a certificate in use is about to end. What a configuration keeps of
+/// the one before it, instead of what the files have now, is logged in the same way.
 ///
 /// Looks and reading go on a thread of their own, which ends after each: a network mount that hangs holds up neither
 /// attestations nor the heartbeat. There is one at a time. Only the first `Configure` reads where it is: until it is
@@ -133,7 +134,7 @@ impl<C: PluginConfig> proto::config_server::Config for ConfigService<C> {
         let _turn = self.turn.lock().await;
         let source = Arc::new(Source::new(request.into_inner()));
         let reading = Arc::clone(&source);
-        let built = self.shared.read(move || reading.build()).await?;
+        let built = self.shared.read(move || reading.build(None)).await?;
         let built = built.map_err(|problems| Status::invalid_argument(problems.to_string()))?;
         self.shared.configure(source, built);
         tracing::debug!("configuration in force");
@@ -142,7 +143,7 @@ impl<C: PluginConfig> proto::config_server::Config for ConfigService<C> {
 
     async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
         let ValidateRequest { core_configuration: core, hcl_configuration: text } = request.into_inner();
-        let validate = move || config::build::<C>(core.as_ref(), &text).err();
+        let validate = move || config::build::<C>(core.as_ref(), &text, None).err();
         let notes = self.shared.read(validate).await?.map(Problems::into_texts).unwrap_or_default();
         Ok(Response::new(ValidateResponse { valid: notes.is_empty(), notes }))
     }

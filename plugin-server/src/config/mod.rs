@@ -12,7 +12,7 @@ use keylime_api::HttpSettings;
 use keylime_api::pool::{RegistrarPool, VerifierPool, WarmUp};
 use spire_plugin::options::plugins;
 use spire_plugin::spiffe::SpiffeIdError;
-use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, SpiffeId, TrustDomain};
+use spire_plugin::{CoreConfig, LoadedCertificate, Options, PluginConfig, Problems, SpiffeId, TrustDomain};
 use tracing::{info, warn};
 
 pub use selection::Selection;
@@ -74,10 +74,15 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// As [`PluginConfig::build`], with bounds of the calls to Keylime other than the usual ones.
     pub fn build_within(core: &CoreConfig, options: &mut Options, http: HttpSettings) -> Option<Self> {
+        Self::build_beside(core, options, http, None)
+    }
+
+    /// The same where `now` is in force.
+    fn build_beside(core: &CoreConfig, options: &mut Options, http: HttpSettings, now: Option<&Self>) -> Option<Self> {
         options.tell_from(&plugins::AGENT);
         let keylime = Keylime::read(options, http);
         let quote_verification = quote_verification(options);
-        let selection = Selection::read(options, quote_verification);
+        let selection = Selection::read(options, quote_verification, now.map(|now| &now.selection));
         let maximum_attestation_interval = options.optional_duration("maximum_attestation_interval", INTERVALS);
         let wait_for_verification = options.duration("wait_for_verification", Duration::ZERO, WAITS);
         let maximum_attestations_per_source = options.number("maximum_attestations_per_source", 256, 1..=512) as usize;
@@ -143,6 +148,15 @@ fn quote_verification(options: &mut Options) -> QuoteVerification {
 impl PluginConfig for ServerConfig {
     fn build(core: &CoreConfig, options: &mut Options) -> Option<Self> {
         Self::build_within(core, options, HTTP)
+    }
+
+    /// The TPM vendors' authorities are apart from the TLS files, which must not end because of them.
+    fn rebuild(core: &CoreConfig, options: &mut Options, now: &Self) -> Option<Self> {
+        Self::build_beside(core, options, HTTP, Some(now))
+    }
+
+    fn kept(&self) -> Problems {
+        self.selection.kept.clone()
     }
 
     fn watched_files(&self) -> Vec<PathBuf> {

@@ -2,9 +2,10 @@
 //! The options about selectors: which groups are made, and what they need.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ek_certificate::EkTrust;
-use spire_plugin::Options;
+use spire_plugin::{Options, Problems};
 use tpm_wire::payload::Wanted;
 use tpm_wire::pcr::PcrMask;
 
@@ -44,7 +45,7 @@ pub struct Selection {
     /// `ek_hash:…`.
     pub ek_hash: bool,
     /// `tpm:…`, with the authorities that EK certificates are verified against.
-    pub tpm: Option<EkTrust>,
+    pub tpm: Option<Arc<EkTrust>>,
     /// `pcr:…` of these PCRs.
     pub pcrs: PcrMask,
     /// `secure_boot:…`.
@@ -53,11 +54,13 @@ pub struct Selection {
     pub policy: bool,
     /// The file or folder of [`Self::tpm`].
     pub ek_ca_path: Option<PathBuf>,
+    /// Why [`Self::tpm`] is not what the path has now.
+    pub kept: Problems,
 }
 
 impl Selection {
-    /// Reads the options; `None` after a problem.
-    pub(super) fn read(options: &mut Options, verification: QuoteVerification) -> Option<Self> {
+    /// Reads the options; `None` after a problem. Authorities that cannot be used may be those of `now`.
+    pub(super) fn read(options: &mut Options, verification: QuoteVerification, now: Option<&Self>) -> Option<Self> {
         let given = options.choices("selectors", &GROUPS);
         let groups_read = given.is_some();
         let pcrs = options.numbers("selector_pcrs", 0..=23);
@@ -103,13 +106,17 @@ impl Selection {
             }
         }
         let ek_ca_path = ek_ca_path.map(PathBuf::from).filter(|_| has(Group::Tpm));
+        let mut kept = Problems::default();
         let tpm = ek_ca_path.as_deref().and_then(|path| match EkTrust::load(path) {
-            Ok(trust) => Some(trust),
+            Ok(trust) => Some(Arc::new(trust)),
             Err(problems) => {
+                // Where all is refused anyway, all problems are told together.
+                let old = now.and_then(|now| now.tpm.clone()).filter(|_| options.ok());
                 for problem in problems {
-                    options.problem(format!("`ek_ca_path`: {problem}"));
+                    let text = format!("`ek_ca_path`: {problem}");
+                    if old.is_some() { kept.push(text) } else { options.problem(text) }
                 }
-                None
+                old
             }
         });
         options.ok().then(|| Self {
@@ -120,6 +127,7 @@ impl Selection {
             secure_boot: has(Group::SecureBoot),
             policy: has(Group::Policy),
             ek_ca_path,
+            kept,
         })
     }
 
@@ -132,12 +140,13 @@ impl Selection {
 
     /// The files that were read, and the path that they were found by: in a folder one may be added.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.ek_ca_path.iter().cloned().chain(self.tpm.iter().flat_map(EkTrust::files)).collect()
+        self.ek_ca_path.iter().cloned().chain(self.tpm.iter().flat_map(|trust| trust.files())).collect()
     }
 
     /// What should be put right although it works.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let strays = self.tpm.iter().flat_map(EkTrust::certificates).filter(|certificate| !certificate.reaches_anchor);
+        let strays =
+            self.tpm.iter().flat_map(|trust| trust.certificates()).filter(|certificate| !certificate.reaches_anchor);
         let resettable = self.pcrs.contains(RESETTABLE_PCR).then(|| {
             "selector_pcrs: PCR 23 is no evidence of how the host booted: any program with access to the TPM can reset it"
                 .to_owned()

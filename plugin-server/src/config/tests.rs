@@ -196,3 +196,31 @@ fn options_of_the_other_plugin_are_told_apart_and_ours_are_all_listed() {
     let (_, problems) = build("something_else = 1");
     assert!(problems.contains(&expected), "{problems:?}");
 }
+
+#[test]
+fn a_store_that_went_bad_keeps_nothing_else_out() {
+    let (folder, tls) = files();
+    let store = TestCa::root("TPM vendor").unwrap().write(folder.path(), "vendor").unwrap();
+    let text = format!("{tls}selectors = [\"tpm\"]\nek_ca_path = {store:?}");
+    let rebuild = |now: &ServerConfig| {
+        let core = CoreConfig::new("tower.example".parse().unwrap());
+        let mut options = Options::new(hcl::parse(&text).unwrap());
+        let config = ServerConfig::rebuild(&core, &mut options, now);
+        (config, options.finish().into_texts())
+    };
+    let before = build(&text).0.unwrap();
+    std::fs::write(&store, "no certificate").unwrap();
+    let (after, problems) = rebuild(&before);
+    let after = after.unwrap();
+    assert_eq!(problems, [""; 0]);
+    assert!(Arc::ptr_eq(before.selection.tpm.as_ref().unwrap(), after.selection.tpm.as_ref().unwrap()));
+    let [kept] = &after.kept().into_texts()[..] else { panic!("{:?}", after.kept()) };
+    assert!(kept.starts_with("`ek_ca_path`: ") && kept.contains("vendor"), "{kept}");
+    assert_eq!(after.watched_files(), before.watched_files());
+    // Where the TLS files are bad too, all is told and nothing taken.
+    std::fs::write(folder.path().join("client.crt"), "no certificate").unwrap();
+    let (none, problems) = rebuild(&after);
+    assert!(none.is_none());
+    let [tls, store] = &problems[..] else { panic!("{problems:?}") };
+    assert!(tls.starts_with("`keylime_tls_cert_file`: ") && store.starts_with("`ek_ca_path`: "), "{problems:?}");
+}

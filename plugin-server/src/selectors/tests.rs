@@ -46,6 +46,7 @@ fn nothing() -> Selection {
         secure_boot: false,
         policy: false,
         ek_ca_path: None,
+        kept: spire_plugin::Problems::default(),
     }
 }
 

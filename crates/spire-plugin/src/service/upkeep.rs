@@ -50,10 +50,10 @@ impl Source {
         Self(request)
     }
 
-    /// Builds the configuration from the files as they are now. Blocks.
-    pub(super) fn build<C: PluginConfig>(&self) -> Result<Built<C>, Problems> {
+    /// Builds the configuration from the files as they are now; anew if there is one in force. Blocks.
+    pub(super) fn build<C: PluginConfig>(&self, in_force: Option<&C>) -> Result<Built<C>, Problems> {
         let since = SystemTime::now();
-        let config: C = config::build(self.0.core_configuration.as_ref(), &self.0.hcl_configuration)?;
+        let config: C = config::build(self.0.core_configuration.as_ref(), &self.0.hcl_configuration, in_force)?;
         let (files, certificates) = (config.watched_files(), config.certificates());
         let now = Snapshot::take(&files);
         Ok(Built { config, since, files, now, certificates })
@@ -225,24 +225,20 @@ impl<C: PluginConfig> Upkeep<C> {
     fn rebuild(&mut self, changed: bool) {
         self.retry = false;
         let source = Arc::clone(&self.source);
-        self.start(move || Done::Built { changed, result: source.build() });
+        let in_force = self.shared.upgrade().and_then(|shared| shared.store.snapshot().ok());
+        self.start(move || Done::Built { changed, result: source.build(in_force.as_deref()) });
     }
 
     fn rebuilt(&mut self, changed: bool, result: Result<Built<C>, Problems>) {
         let built = match result {
             Ok(built) => built,
-            Err(problems) => {
-                let told = match &self.refused {
-                    Some((_, told)) if !changed => *told,
-                    _ => {
-                        warn_of_refusal(&problems);
-                        Instant::now()
-                    }
-                };
-                self.refused = Some((problems, told));
-                return;
-            }
+            Err(problems) => return self.refuse(changed, problems),
         };
+        let kept = built.config.kept();
+        // Read once more, and nothing has come of it.
+        if !changed && self.refused.as_ref().is_some_and(|(problems, _)| *problems == kept) {
+            return;
+        }
         let Some(shared) = self.shared.upgrade() else { return };
         {
             let mut running = shared.running();
@@ -257,6 +253,20 @@ impl<C: PluginConfig> Upkeep<C> {
         self.watch.follow(built.files, built.now, built.since);
         self.expiry.replace(built.certificates);
         self.expiry.check(SystemTime::now(), &self.metrics);
+        if !kept.is_empty() {
+            self.refuse(true, kept);
+        }
+    }
+
+    fn refuse(&mut self, changed: bool, problems: Problems) {
+        let told = match &self.refused {
+            Some((_, told)) if !changed => *told,
+            _ => {
+                warn_of_refusal(&problems);
+                Instant::now()
+            }
+        };
+        self.refused = Some((problems, told));
     }
 }
 

@@ -21,10 +21,12 @@ use crate::{
     test_support::{Log, channel},
 };
 
-/// A configuration out of one file, which holds its number.
+/// A configuration out of a file and its key, which hold its number, and a file beside them that may hold another.
 #[derive(Debug)]
 struct FromFile {
     number: u32,
+    beside: u32,
+    kept: Problems,
     path: PathBuf,
 }
 
@@ -39,11 +41,26 @@ impl PluginConfig for FromFile {
             }
         };
         let (cert, key) = (read("cert", &path), read("key", &path.with_extension("key")));
-        Some(Self { number: cert.zip(key).filter(|(cert, key)| cert == key)?.0, path })
+        let number = cert.zip(key).filter(|(cert, key)| cert == key)?.0;
+        let beside = fs::read_to_string(path.with_extension("beside")).ok().and_then(|text| text.parse().ok());
+        Some(Self { number, beside: beside.unwrap_or_default(), kept: Problems::default(), path })
+    }
+
+    fn rebuild(core: &CoreConfig, options: &mut Options, now: &Self) -> Option<Self> {
+        let mut config = Self::build(core, options)?;
+        if now.beside != 0 && config.beside == 0 {
+            config.beside = now.beside;
+            config.kept.push("`beside` is no number");
+        }
+        Some(config)
+    }
+
+    fn kept(&self) -> Problems {
+        self.kept.clone()
     }
 
     fn watched_files(&self) -> Vec<PathBuf> {
-        vec![self.path.clone(), self.path.with_extension("key")]
+        ["", "key", "beside"].map(|extension| self.path.with_extension(extension)).to_vec()
     }
 
     fn certificates(&self) -> Vec<LoadedCertificate> {
@@ -145,6 +162,33 @@ async fn refused_files_keep_the_old_configuration_and_are_told_once() {
     plugin.write(30);
     plugin.looks(2).await;
     assert_eq!((plugin.number(), plugin.log.take()), (30, vec!["INFO Certificates reloaded".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_told_like_what_is_refused_and_keeps_nothing_else_out() {
+    let plugin = Reloading::start().await;
+    let beside = plugin.path().with_extension("beside");
+    fs::write(&beside, "5").unwrap();
+    plugin.looks(2).await;
+    assert_eq!(plugin.log.take(), ["INFO Certificates reloaded"]);
+    fs::write(&beside, "x").unwrap();
+    plugin.write(20);
+    plugin.looks(2).await;
+    let told = "WARN Changed files are refused, what was in use before stays in use error=`beside` is no number";
+    assert_eq!(plugin.log.take(), ["INFO Certificates reloaded", told]);
+    let in_force = plugin.store.snapshot().unwrap();
+    assert_eq!((in_force.number, in_force.beside), (20, 5));
+    // Reading it again changes nothing, and it is not forgotten.
+    tokio::time::sleep(REMINDER - MINUTE).await;
+    assert!(Arc::ptr_eq(&in_force, &plugin.store.snapshot().unwrap()));
+    assert_eq!(plugin.log.take(), [""; 0]);
+    tokio::time::sleep(MINUTE * 2).await;
+    assert_eq!(plugin.log.take(), [told]);
+    fs::write(&beside, "6").unwrap();
+    plugin.looks(2).await;
+    assert_eq!(plugin.log.take(), ["INFO Certificates reloaded"]);
+    let in_force = plugin.store.snapshot().unwrap();
+    assert_eq!((in_force.number, in_force.beside), (20, 6));
 }
 
 #[tokio::test(start_paused = true)]
