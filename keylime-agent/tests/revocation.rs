@@ -4,9 +4,14 @@
 
 mod support;
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use support::{LIMIT, Lab, options};
 use test_support::keylime::Server;
-use test_support::process::Part;
+use test_support::process::{Part, peak_rss_kib};
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, Swtpm, SwtpmOptions, ports, require};
 
 const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -142,4 +147,150 @@ fn messages_come_over_zeromq_too() {
     hosts.fail(2);
     assert!(!hosts.witness.part().log().contains("/notifications/"));
     assert_eq!(hosts.witness.terminate().unwrap().code(), Some(0));
+}
+
+/// What answers at the publisher's address.
+#[derive(Clone)]
+struct Answer {
+    begin: Vec<u8>,
+    /// Sent again and again as long as somebody takes it, if there is any.
+    rest: Vec<u8>,
+    pause: Duration,
+}
+
+impl Answer {
+    fn give(&self, mut stream: TcpStream) {
+        let mut given = stream.write_all(&self.begin);
+        while given.is_ok() && !self.rest.is_empty() {
+            std::thread::sleep(self.pause);
+            given = stream.write_all(&self.rest);
+        }
+        // Stays until the other side goes.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+/// ZMTP as RFC 23 and RFC 37 of ZeroMQ have it, written down a second time.
+fn greeting(version: u8, mechanism: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[0] = 0xff;
+    bytes[9] = 0x7f;
+    bytes[10] = version;
+    bytes[12..][..mechanism.len()].copy_from_slice(mechanism.as_bytes());
+    bytes
+}
+
+fn ready(socket: &str) -> Vec<u8> {
+    let length = u8::try_from(socket.len()).unwrap();
+    [&b"\x04"[..], &[22 + length], b"\x05READY\x0bSocket-Type", &[0, 0, 0, length], socket.as_bytes()].concat()
+}
+
+/// The beginning of a publisher, and what it goes on with.
+fn publisher(rest: &[u8]) -> Vec<u8> {
+    [greeting(3, "NULL"), ready("PUB"), rest.to_vec()].concat()
+}
+
+#[test]
+fn a_hostile_publisher_ends_its_connection_and_nothing_else() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    // Some machines have no IPv6.
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let listener = listener.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = Arc::new(Mutex::new(Answer { begin: vec![], rest: vec![], pause: Duration::ZERO }));
+    let current = Arc::clone(&answer);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let answer = current.lock().unwrap().clone();
+            std::thread::spawn(move || answer.give(stream.unwrap()));
+        }
+    });
+    let options = options()
+        .env("KEYLIME_AGENT_ENABLE_REVOCATION_NOTIFICATIONS", "true")
+        .env("KEYLIME_AGENT_REVOCATION_NOTIFICATION_IP", address.ip().to_string())
+        .env("KEYLIME_AGENT_REVOCATION_NOTIFICATION_PORT", address.port().to_string())
+        .env("KEYLIME_AGENT_REVOCATION_ACTIONS_DIR", "/");
+    let mut agent = lab.agent(&options);
+    let (waiting, ended) = (
+        format!("> Waiting for revocation messages on 0mq tcp://{address}\n"),
+        format!("> No revocation messages from tcp://{address}, trying again: the other side "),
+    );
+
+    let big = [b"\x02\0\0\0\0\0\x20\0\0".to_vec(), vec![b'a'; 2 << 20]].concat();
+    let message = br#"{"msg": "{}", "signature": ""}"#;
+    let message = [&[0, u8::try_from(message.len()).unwrap()], &message[..]].concat();
+    let at_once = Duration::ZERO;
+    let not_our_protocol = "does not speak ZeroMQ's protocol, ZMTP";
+    let several = "has sent a message of several parts: expected one";
+    for (begin, rest, pause, text) in [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), b"".to_vec(), at_once, not_our_protocol),
+        (vec![], vec![0xff; 1 << 16], at_once, not_our_protocol),
+        (
+            greeting(2, ""),
+            vec![],
+            at_once,
+            "speaks version 2 of ZMTP: expected version 3, which ZeroMQ 4.0 and later speak",
+        ),
+        (
+            greeting(3, "CURVE"),
+            vec![],
+            at_once,
+            "wants the security mechanism \"CURVE\": expected \"NULL\", as Keylime's verifier has it",
+        ),
+        (
+            [greeting(3, "NULL"), ready("ROUTER")].concat(),
+            vec![],
+            at_once,
+            "is a socket of type \"ROUTER\": expected a publisher, \"PUB\"",
+        ),
+        (vec![], vec![0xff], Duration::from_secs(1), "did not complete the handshake within 10 s"),
+        (
+            publisher(b"\x02\xff\xff\xff\xff\xff\xff\xff\xff"),
+            vec![b'a'; 1 << 16],
+            at_once,
+            "has announced a frame of 18446744073709551615 bytes: at most 2097152 are read",
+        ),
+        (
+            publisher(b"\x02\0\0\0\0\0\x20\0\x01"),
+            vec![b'a'; 1 << 16],
+            at_once,
+            "has announced a frame of 2097153 bytes: at most 2097152 are read",
+        ),
+        (publisher(b""), b"\x01\x01a".repeat(1 << 12), at_once, several),
+        (publisher(b""), b"\x01\0".repeat(1 << 12), at_once, several),
+        (
+            publisher(b""),
+            b"\x04\x05\x04NOPE".to_vec(),
+            at_once,
+            "has sent the command \"NOPE\", which no publisher sends",
+        ),
+        (publisher(b""), b"\x04\x03\x09AB".to_vec(), at_once, "has sent something else than a command"),
+        // These keep to the protocol, and are not what they seem.
+        (publisher(b""), b"\x04\x07\x04PING\0\0".repeat(1 << 12), at_once, ""),
+        (publisher(b""), b"\0\x05hello".repeat(1 << 12), at_once, "> JSON decode error on 0mq message\n"),
+        (publisher(b""), big, at_once, "> JSON decode error on 0mq message\n"),
+        (publisher(b""), message.repeat(1 << 12), at_once, "> Revocation certificate not yet available\n"),
+    ] {
+        *answer.lock().unwrap() = Answer { begin, rest, pause };
+        agent.restart().unwrap();
+        let is_an_end = !text.starts_with('>') && !text.is_empty();
+        let words = if is_an_end { format!("{ended}{text}\n") } else { waiting.clone() };
+        agent.part().ready(&words, LIMIT, |part| Ok(part.log().contains(&words).then_some(()))).unwrap();
+        agent.part().ready(text, LIMIT, |part| Ok(part.log().contains(text).then_some(()))).unwrap();
+        // It goes on while the TPM and the REST API are asked.
+        for _ in 0..5 {
+            assert_eq!(lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]).status, 200, "{text}");
+        }
+        assert!(peak_rss_kib(agent.part().pid()).unwrap() < 40 << 10, "{text}");
+        assert!(is_an_end || !agent.part().log().contains(&ended), "{}", agent.part().log());
+    }
+
+    // Whoever was bad may be replaced by a good one.
+    *answer.lock().unwrap() = Answer { begin: greeting(2, ""), rest: vec![], pause: at_once };
+    agent.restart().unwrap();
+    agent.part().wait_log(&ended, LIMIT).unwrap();
+    *answer.lock().unwrap() = Answer { begin: publisher(&message), rest: vec![], pause: at_once };
+    agent.part().wait_log("> Revocation certificate not yet available", LIMIT).unwrap();
+    assert_eq!(agent.part().log().matches(&ended).count(), 1);
+    assert_eq!(agent.terminate().unwrap().code(), Some(0));
 }

@@ -302,6 +302,19 @@ fn each_bad_value_has_its_text() {
         assert!(error.starts_with(&format!("option '{name}' (")), "{error}");
         assert!(error.ends_with(&format!("): {text}")), "{error}");
     }
+        (
+            "revocation_actions_dir = \"/nonexistent\"\nenable_revocation_notifications = true",
+            "the folder /nonexistent does not exist: create it, as 'enable_revocation_notifications' is true",
+        ),
+        (
+            "revocation_cert = \"\"\nenable_revocation_notifications = true\nrevocation_actions_dir = \"/\"",
+            "it must not be empty while 'enable_revocation_notifications' is true",
+        ),
+        (
+            "revocation_notification_ip = \"\"\nenable_revocation_notifications = true\nrevocation_actions_dir = \"/\"",
+            "expected an IP address or a host name, found ''",
+        ),
+        ("revocation_notification_port = 0", "expected a number from 1 to 65535, found '0'"),
     assert_eq!(
         agent("trusted_client_ca = \"\"").unwrap_err(),
         "Agent mTLS is enabled, but trusted_client_ca option was not provided"
@@ -320,6 +333,24 @@ fn all_problems_come_together() {
     assert_eq!(Given::new().file("etc/agent.conf", wrong).load().unwrap_err().lines().count(), 2);
     // Where a file cannot be read, nothing is said of options: the file may have set them right.
     let given = Given::new().file("usr/agent.conf", "no toml").file("etc/agent.conf", "[agnt]\nport = 0");
+#[test]
+fn who_publishes_revocations() {
+    let on = "enable_revocation_notifications = \"True\"\nrevocation_actions_dir = \"/\"\n";
+    for (lines, expected) in [
+        ("", "127.0.0.1:8992"),
+        ("revocation_notification_ip = \"::1\"\nrevocation_notification_port = \"1\"", "[::1]:1"),
+        ("revocation_notification_ip = \"verifier.example\"", "verifier.example:8992"),
+    ] {
+        let (host, port) = agent(&format!("{on}{lines}")).unwrap().0.revocation.publisher.unwrap();
+        assert_eq!(host.with_port(port), expected);
+    }
+    // What is not used may be missing, as with the stock agent.
+    let off = "revocation_notification_ip = \"\"\nrevocation_cert = \"\"\nrevocation_actions_dir = \"/nonexistent\"";
+    assert_eq!(agent(off).unwrap().0.revocation.publisher, None);
+    let error = agent(&format!("{off}\nenable_revocation_notifications = true")).unwrap_err();
+    assert_eq!(error.lines().count(), 3, "{error}");
+}
+
     let problems = given.load().unwrap_err();
     let [syntax, table] = problems.lines().collect::<Vec<_>>()[..] else { panic!("{problems}") };
     assert!(syntax.contains("usr/agent.conf: line 1: "), "{syntax}");

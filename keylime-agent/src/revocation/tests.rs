@@ -173,3 +173,23 @@ async fn the_first_failure_is_the_last_action() {
         format!("revocation action 'nothing' is not in {actions} and not in the payload")
     );
 }
+
+#[test]
+fn what_waits_is_bounded_in_number_and_bytes() {
+    let envelope = |bytes| Envelope { msg: "a".repeat(bytes), signature: None };
+    let (inbox, mut waiting) = Inbox::new();
+    (0..32).for_each(|_| inbox.put(envelope(1)).unwrap());
+    let full = inbox.put(envelope(1)).unwrap_err();
+    assert_eq!(full.to_string(), "Too many revocation messages wait for the one that is being processed");
+    drop(waiting.try_recv().unwrap());
+    inbox.put(envelope(1)).unwrap();
+
+    // The largest that come.
+    let (inbox, mut waiting) = Inbox::new();
+    (0..2).for_each(|_| inbox.put(envelope(2 << 20)).unwrap());
+    assert_eq!(inbox.put(envelope(1)), Err(full));
+    let first = waiting.try_recv().unwrap();
+    assert_eq!(inbox.put(envelope(1)), Err(full), "it is being processed");
+    drop(first);
+    inbox.put(envelope(1)).unwrap();
+}
