@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     for notice in &inspection.notices {
         match notice {
             Notice::Warning(text) => tracing::warn!("{text}"),
+            Notice::Info(text) => tracing::info!("{text}"),
             Notice::Debug(text) => tracing::debug!("{text}"),
         }
     }

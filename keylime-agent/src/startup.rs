@@ -246,7 +246,10 @@ impl Start<'_> {
     fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {
         match &self.id {
             Choice::Known(id) => Ok(id.clone()),
-            Choice::HashEk => Ok(ek_hash.parse()?),
+            Choice::HashEk => {
+                tracing::info!("Using hashed EK as UUID");
+                Ok(ek_hash.parse()?)
+            }
             Choice::Generate => {
                 let id = uuid::Uuid::new_v4().hyphenated().to_string().parse()?;
                 tracing::info!("Generated a new UUID: {id}");

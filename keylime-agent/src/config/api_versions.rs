@@ -3,6 +3,9 @@
 
 use keylime_api::version::{ApiVersion, SUPPORTED};
 
+const NONE: &str =
+    "No supported version found in 'api_versions' configuration option; using default supported versions";
+
 /// The versions that the `api_versions` option selects, ascending and never empty, and what to warn about.
 pub(super) fn select(written: &[String]) -> (Vec<ApiVersion>, Vec<String>) {
     let mut versions = Vec::new();
@@ -13,12 +16,14 @@ pub(super) fn select(written: &[String]) -> (Vec<ApiVersion>, Vec<String>) {
             "latest" => versions.extend(SUPPORTED.last()),
             other => match other.parse().ok().filter(|v| SUPPORTED.contains(v)) {
                 Some(version) => versions.push(version),
-                None => warnings.push(format!("option 'api_versions': skipping unsupported API version '{other}'")),
+                None => warnings.push(format!(
+                    "Skipping API version \"{other}\" obtained from 'api_versions' configuration option"
+                )),
             },
         }
     }
     if versions.is_empty() {
-        warnings.push("option 'api_versions' names no supported API version: enabling all supported ones".to_owned());
+        warnings.push(NONE.to_owned());
         versions.extend(SUPPORTED);
     }
     versions.sort();
@@ -33,15 +38,14 @@ mod tests {
     #[test]
     fn selections() {
         let all = "2.1 2.2 2.3 2.4 2.5 2.6";
-        let skipped = |v| format!("option 'api_versions': skipping unsupported API version '{v}'");
-        let none = "option 'api_versions' names no supported API version: enabling all supported ones";
+        let skipped = |v| format!("Skipping API version \"{v}\" obtained from 'api_versions' configuration option");
         for (written, expected, warnings) in [
             ("default", all, vec![]),
             ("latest", "2.6", vec![]),
             ("2.6 2.1 2.1", "2.1 2.6", vec![]),
             ("2.1 3.0", "2.1", vec![skipped("3.0")]),
-            ("new", all, vec![skipped("new"), none.to_owned()]),
-            ("", all, vec![none.to_owned()]),
+            ("new", all, vec![skipped("new"), NONE.to_owned()]),
+            ("", all, vec![NONE.to_owned()]),
         ] {
             let words: Vec<_> = written.split_whitespace().map(str::to_owned).collect();
             let (versions, got) = select(&words);

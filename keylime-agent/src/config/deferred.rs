@@ -15,8 +15,10 @@ enum Otherwise {
 }
 use Otherwise::{Ignored, Silent};
 
-const PUSH: &str = "it belongs to the push model, and this agent serves the pull model";
-const VERIFIED: &str = "the certificate and name of the registrar are always checked";
+const PUSH: &str = "it belongs to the push model, and this agent serves the pull model: remove it, or run an agent of the \
+                    push model on this host instead";
+const VERIFIED: &str = "the certificate and name of the registrar are always checked: remove it, and set \
+                        'registrar_tls_ca_cert' to the CA of that certificate";
 
 /// Option, the values that are accepted in silence, and what happens at others.
 const DEFERRED: &[(&str, &[&str], Otherwise)] = &[
@@ -82,7 +84,7 @@ mod tests {
         let (_, notices, problems) = reader.finish();
         let problems = problems.map_or_else(String::new, |problems| problems.to_string());
         let warnings = notices.into_iter().map(|notice| match notice {
-            Notice::Warning(text) | Notice::Debug(text) => text,
+            Notice::Warning(text) | Notice::Info(text) | Notice::Debug(text) => text,
         });
         (warnings.collect(), problems)
     }

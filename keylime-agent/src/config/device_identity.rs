@@ -63,7 +63,7 @@ fn template(text: &str) -> Result<Named, String> {
 
 fn is_rsa(text: &str) -> Result<bool, String> {
     match text.trim() {
-        "rsa" => Ok(true),
+        "" | "rsa" => Ok(true),
         "ecc" => Ok(false),
         other => Err(format!("expected 'rsa' or 'ecc', found '{other}'")),
     }
@@ -71,6 +71,7 @@ fn is_rsa(text: &str) -> Result<bool, String> {
 
 fn name_alg(text: &str) -> Result<HashAlgorithm, String> {
     match text.trim().parse() {
+        _ if text.trim().is_empty() => Ok(HashAlgorithm::Sha256),
         Ok(hash @ (HashAlgorithm::Sha256 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512)) => Ok(hash),
         _ => Err(format!("expected 'sha256', 'sha384' or 'sha512', found '{text}'")),
     }

@@ -31,7 +31,7 @@ pub use sources::Sources;
 pub use values::{Host, RunAs};
 
 use reader::Reader;
-use sources::Read;
+use sources::{CONFIG_FILE, Read};
 
 use crate::identity;
 pub use crate::identity::UuidSource;
@@ -157,6 +157,8 @@ pub struct Config {
 pub enum Notice {
     /// Something the operator should look at.
     Warning(String),
+    /// Something the operator may want to know.
+    Info(String),
     /// How a value came about.
     Debug(String),
 }
@@ -191,7 +193,12 @@ impl Config {
         let mut options = Options::new(&layered);
         unreadable.into_iter().for_each(|problem| options.general_problem(problem));
         options.finish()?;
-        let mut reader = Reader::new(&layered, environment_notices(&layered));
+        let mut notices = environment_notices(&layered);
+        if let Some(path) = sources.only_file() {
+            let text = format!("Configuration replaced by {CONFIG_FILE}: {}", path.display());
+            notices.push(Notice::Info(text));
+        }
+        let mut reader = Reader::new(&layered, notices);
         reader.uuid_is_in_environment = uuid_is_in_environment;
         let config = reader.config();
         deferred::check(&mut reader);
@@ -216,16 +223,7 @@ fn environment_notices(layered: &Layered) -> Vec<Notice> {
 
 impl Reader<'_> {
     fn config(&mut self) -> Config {
-        let keylime_dir = PathBuf::from(self.text("keylime_dir", "/var/lib/keylime"));
-        if !keylime_dir.is_dir() {
-            let shown = keylime_dir.display();
-            let text = if keylime_dir.exists() {
-                format!("{shown} is not a folder")
-            } else {
-                format!("the folder {shown} does not exist: create it, owned by the user of run_as")
-            };
-            self.options.problem("keylime_dir", text);
-        }
+        let keylime_dir = self.keylime_dir();
         let key_file = |reader: &mut Self, name, password, default| KeyFile {
             path: reader.file(&keylime_dir, name, default),
             password: reader.secret(password),
@@ -262,6 +260,26 @@ impl Reader<'_> {
             revocation: self.revocation(&keylime_dir),
             keylime_dir,
         }
+    }
+
+    fn keylime_dir(&mut self) -> PathBuf {
+        const DEFAULT: &str = "/var/lib/keylime";
+        let mut path = PathBuf::from(self.options.text("keylime_dir").unwrap_or_else(|| DEFAULT.to_owned()));
+        if path.as_os_str().is_empty() {
+            path = PathBuf::from(DEFAULT);
+            self.warn_of_empty("keylime_dir", &path);
+        }
+        self.note("keylime_dir", Shown::value(path.to_string_lossy()), true);
+        if !path.is_dir() {
+            let shown = path.display();
+            let text = if path.exists() {
+                format!("{shown} is not a folder")
+            } else {
+                format!("the folder {shown} does not exist: create it, owned by the user of run_as")
+            };
+            self.options.problem("keylime_dir", text);
+        }
+        path
     }
 
     fn api_versions(&mut self) -> Vec<ApiVersion> {

@@ -37,6 +37,10 @@ impl<'a> Reader<'a> {
         self.notices.push(Notice::Warning(text));
     }
 
+    pub(super) fn warn_of_empty(&mut self, name: &str, used: &Path) {
+        self.warn(format!("Empty string provided in configuration option {name}, using default {}", used.display()));
+    }
+
     /// Keeps what an option came to.
     pub(super) fn note(&mut self, name: &'static str, value: Shown, has_effect: bool) {
         let source = self.options.setting(name).map(|setting| setting.source.clone());
@@ -115,7 +119,7 @@ impl<'a> Reader<'a> {
         let is_right = found.is_some();
         let path = values::path_in(keylime_dir, found.as_deref().unwrap_or("default"), default);
         if found.is_some_and(|text| text.is_empty()) {
-            self.warn(format!("option '{name}' is empty: using {}", path.display()));
+            self.warn_of_empty(name, &path);
         }
         self.note_if(name, is_right, path.to_string_lossy());
         path

@@ -12,7 +12,7 @@ use crate::identity;
 const TABLE: &str = "agent";
 const PREFIX: &str = "KEYLIME_AGENT_";
 /// Names the one configuration file to read instead of the usual ones.
-const CONFIG_FILE: &str = "KEYLIME_AGENT_CONFIG";
+pub(super) const CONFIG_FILE: &str = "KEYLIME_AGENT_CONFIG";
 
 /// The places to read from. The environment is a value, so that tests need not change the process's own.
 #[derive(Debug, Clone)]
@@ -46,8 +46,8 @@ impl Sources {
     pub(super) fn read(&self) -> Read {
         let mut layered = Layered::new();
         let mut problems = Vec::new();
-        match self.variable(CONFIG_FILE) {
-            Some(path) => problems.extend(layered.file(Path::new(path), TABLE).err()),
+        match self.only_file() {
+            Some(path) => problems.extend(layered.file(path, TABLE).err()),
             None => {
                 for folder in &self.folders {
                     let file = folder.join("agent.conf");
@@ -65,6 +65,11 @@ impl Sources {
         // The stock agent lets this one win over everything.
         self.alias(&mut layered, "KEYLIME_DIR", "keylime_dir");
         Read { layered, uuid_is_in_environment, problems }
+    }
+
+    /// The file that is read instead of all others, if there is one.
+    pub(super) fn only_file(&self) -> Option<&Path> {
+        self.variable(CONFIG_FILE).map(Path::new)
     }
 
     fn alias(&self, layered: &mut Layered, variable: &str, option: &str) {
