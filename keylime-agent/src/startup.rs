@@ -364,10 +364,10 @@ impl Start<'_> {
         let publisher = self.config.revocation.publisher.clone();
         let subscriber = Subscriber::new(publisher, identity.agent.revocations.clone());
         let routes = routes::router(Arc::new(identity.agent));
+        let local_routes = routes::questions_only(routes.clone());
         let drain = Drain::new();
         let serve_unix = async {
             match &unix {
-        let local_routes = routes::questions_only(routes.clone());
                 Some(unix) => unix.serve(&local_routes, &drain).await,
                 None => std::future::pending().await,
             }
