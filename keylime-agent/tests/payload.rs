@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use support::{LIMIT, Lab, options};
+use support::{LIMIT, Lab, options, zip};
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, require};
 
 /// Enrols the agent with more arguments; the tenant's output must be a success.
@@ -22,14 +22,6 @@ fn add(lab: &Lab, agent: &KeylimeAgent, arguments: &[&str]) {
 fn seen(agent: &mut KeylimeAgent, path: &Path) -> PathBuf {
     let root = format!("/proc/{}/root", agent.part().pid());
     Path::new(&root).join(path.strip_prefix("/").unwrap())
-}
-
-fn zip(path: &Path, files: &[(&str, &str)]) {
-    let script = "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[1], 'w') as z:\n \
-                  for n, t in zip(sys.argv[2::2], sys.argv[3::2]): z.writestr(n, t)\n";
-    let files = files.iter().flat_map(|(name, text)| [name, text]);
-    let made = std::process::Command::new("python3").args(["-c", script]).arg(path).args(files).status();
-    assert!(made.expect("python3 is installed").success());
 }
 
 #[test]
@@ -50,7 +42,7 @@ fn a_payload_script_runs_as_the_user_of_run_as() {
         .env("KEYLIME_AGENT_REGISTRAR_TLS_CA_CERT", ca);
     let mut agent = lab.agent(&options);
     let payload = folder.path().join("payload.zip");
-    let script = "#!/bin/sh\nid -u > result\nenv | grep -c KEYLIME_AGENT_ >> result; exit 0\n";
+    let script = "#!/bin/sh\nid -u > result\nenv | grep -c -e KEYLIME_AGENT_ -e TSS2_LOG >> result; exit 0\n";
     zip(
         &payload,
         &[("autorun.sh", script), ("data", "data"), ("action_list", "local_action_x"), ("local_action_x", "")],

@@ -2,28 +2,13 @@
 //! A disk without room, at each of the agent's writes, and a payload folder without room.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::gettid;
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, require, wait};
 
 use crate::honest::HonestVerifier;
-use crate::support::{BINARY, LIMIT, Lab, options};
-
-/// Gives this thread mounts of its own, with a file system of one page at `path`, and makes a script that starts the
-/// agent among them.
-fn mount_small(path: &Path, script: &Path) {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    mount(Some("small"), path, Some("tmpfs"), MsFlags::empty(), Some("size=4k")).unwrap();
-    let (process, thread) = (std::process::id(), gettid());
-    let text = format!("#!/bin/sh\nexec nsenter --mount=/proc/{process}/task/{thread}/ns/mnt '{BINARY}'\n");
-    std::fs::write(script, text).unwrap();
-    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
+use crate::support::{BINARY, LIMIT, Lab, mounts, options};
 
 fn resize(path: &Path, pages: usize) {
     let size = format!("size={}k", 4 * pages);
@@ -46,8 +31,9 @@ fn start(lab: &Lab, options: &KeylimeAgentOptions) -> (KeylimeAgent, Option<i32>
 fn a_full_disk_leaves_no_half_of_anything() {
     let (Some(()), Some(lab)) = (require::root(), Lab::start(KeylimeOptions::default())) else { return };
     let (folder, scripts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let binary = scripts.path().join("keylime_agent");
-    mount_small(folder.path(), &binary);
+    mounts::have_own();
+    mount(Some("small"), folder.path(), Some("tmpfs"), MsFlags::empty(), Some("size=4k")).unwrap();
+    let binary = mounts::script(scripts.path(), Path::new(BINARY));
     let options = KeylimeAgentOptions { folder: Some(folder.path().to_owned()), binary, ..options() }
         .env("KEYLIME_AGENT_SECURE_SIZE", "8k");
     let shown = folder.path().display();

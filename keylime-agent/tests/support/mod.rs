@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses its part of this")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
+pub(crate) mod device;
+pub(crate) mod mounts;
 pub(crate) mod watch;
 
 use std::path::Path;
@@ -111,6 +113,15 @@ pub(crate) fn curl(arguments: &[&str]) -> Answer {
 /// A member of an answer's results as text.
 pub(crate) fn text<'a>(results: &'a Value, member: &str) -> &'a str {
     results[member].as_str().unwrap_or_else(|| panic!("{member}: {results}"))
+}
+
+/// Writes an archive of these files.
+pub(crate) fn zip(path: &Path, files: &[(&str, &str)]) {
+    let script = "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[1], 'w') as z:\n \
+                  for n, t in zip(sys.argv[2::2], sys.argv[3::2]): z.writestr(n, t)\n";
+    let files = files.iter().flat_map(|(name, text)| [name, text]);
+    let made = std::process::Command::new("python3").args(["-c", script]).arg(path).args(files).status();
+    assert!(made.expect("python3 is installed").success());
 }
 
 /// Whether a file exists and has these permission bits.
