@@ -139,7 +139,10 @@ async fn verifier_registrar_and_stock_agent_are_understood() {
     assert!(matches!(record.state, AgentState::Pull(_)));
     let swapped = VerifierClient::new(loopback(servers.registrar_tls_port), admin.clone(), SETTINGS).unwrap();
     let error = swapped.agent(&id).await.unwrap_err().to_string();
-    assert!(error.ends_with("it is a record as a Keylime registrar keeps it: is that the registrar's port?"), "{error}");
+    assert!(
+        error.ends_with("it is a record as a Keylime registrar keeps it: is that the registrar's port?"),
+        "{error}"
+    );
     let swapped = RegistrarClient::new(loopback(servers.verifier_port), admin.clone(), SETTINGS).unwrap();
     let error = swapped.agent(&id).await.unwrap_err().to_string();
     assert!(error.ends_with("it is a record as a Keylime verifier keeps it: is that the verifier's port?"), "{error}");
