@@ -57,7 +57,7 @@ impl Findings {
         let Some(files) = &config.client_cas else { return };
         // One that cannot be read is skipped, for a list often names the files of several deployments.
         for file in files {
-            match tls::load_certificates(file, FileKind::Ca) {
+            match tls::load_validity(file, FileKind::Ca) {
                 Ok(_) => self.client_cas.push(file.clone()),
                 Err(error) => self.warnings.push(format!("Could not load certs from {}: {error}", file.display())),
             }

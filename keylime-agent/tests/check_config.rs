@@ -223,6 +223,17 @@ fn each_file_problem_has_its_text() {
     );
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(log.matches("> Could not load certs from ").count(), 2, "{log}");
+    // A file with one that cannot be parsed is skipped, too.
+    let lab = Lab::new("trusted_client_ca = \"cv_ca/cacert.crt, odd.crt\"");
+    let odd = format!("{}-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", ca.pem());
+    lab.write("odd.crt", &odd);
+    let output = lab.run(&["--check-config"]);
+    let log = String::from_utf8(output.stderr.clone()).unwrap();
+    let warning = format!(
+        "> Could not load certs from {0}: certificate 2 in the CA file {0} ",
+        shown(&lab.folder().join("odd.crt"))
+    );
+    assert!(log.contains(&warning) && output.status.success(), "{log}");
     // Users.
     let lab = Lab::new("");
     std::fs::write(lab.0.path().join("agent.conf"), "[agent]\nrun_as = \"no-such-user\"\n").unwrap();

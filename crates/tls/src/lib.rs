@@ -30,6 +30,7 @@ pub use key::{encrypt_private_key, load_private_key, private_key_pem};
 pub use pem::load_certificates;
 pub use rustls;
 pub use server::{ServerTls, check_client_cas};
+pub use verify::check_resumed;
 
 /// The one cryptography provider of this project.
 pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {

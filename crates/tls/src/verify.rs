@@ -11,7 +11,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, HandshakeKind, OtherError, RootCertStore,
+    ServerConnection, SignatureScheme,
 };
 
 use crate::TlsError;
@@ -281,6 +282,26 @@ impl ClientCertVerifier for ClientVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Checks the dates of the certificates that the client of a resumed session has shown in its first handshake; the
+/// verifier is not asked again then. To be called after each handshake of a server.
+///
+/// # Errors
+/// One of them has expired meanwhile, or is not valid yet by a clock that has been set back.
+pub fn check_resumed(connection: &ServerConnection) -> Result<(), Error> {
+    check_resumed_at(connection, UnixTime::now())
+}
+
+fn check_resumed_at(connection: &ServerConnection, now: UnixTime) -> Result<(), Error> {
+    if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+        return Ok(());
+    }
+    for der in connection.peer_certificates().unwrap_or_default() {
+        let info = CertificateInfo::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
+        within_validity(&info, now)?;
+    }
+    Ok(())
 }
 
 /// Checks the usages of a client's certificate; WebPKI knows the extended ones only.

@@ -136,7 +136,13 @@ async fn handshake(
         () = watch.draining() => return None,
     };
     match result {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok(stream)) => match tls::check_resumed(stream.get_ref().1) {
+            Ok(()) => Some(stream),
+            Err(error) => {
+                tracing::warn!("TLS handshake with {peer} failed: {}", tls::explain(&error));
+                None
+            }
+        },
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             // Port probes of monitors connect and go.
             tracing::debug!("{peer} left during the TLS handshake");

@@ -3,12 +3,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use test_support::ca::{Issued, LeafSpec, TestCa, self_signed};
 use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{DecodePem, EncodePem};
 
+use super::{check_resumed, check_resumed_at};
 use crate::testing::{Site, handshake, identity, not_yet_valid, with_broken_signature};
 use crate::{ClientTls, ServerTls, TlsError, Trust};
 
@@ -48,6 +51,21 @@ fn tickets_resume_in_tls_1_3() {
     assert_eq!(kind(&client, &server), Some(HandshakeKind::Resumed));
     // A server built anew, as after a renewal, takes no older ticket.
     assert_eq!(kind(&client, &site.server_tls().build().unwrap()), Some(HandshakeKind::Full));
+}
+
+#[test]
+fn a_resumed_session_ends_with_its_certificate() {
+    let site = Site::new();
+    let (client, server) = (site.client_tls().build().unwrap(), site.server_tls().build().unwrap());
+    let tomorrow = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + 25 * 3600));
+    let connect = || handshake(client.clone(), server.clone(), "localhost").unwrap().1;
+    // The verifier has just seen to the first.
+    assert_eq!(check_resumed_at(&connect(), tomorrow), Ok(()));
+    let resumed = connect();
+    assert_eq!(resumed.handshake_kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(check_resumed(&resumed), Ok(()));
+    let error = check_resumed_at(&resumed, tomorrow).unwrap_err();
+    assert!(crate::explain(&error).starts_with("the peer's certificate expired on "), "{error}");
 }
 
 #[test]
