@@ -106,6 +106,9 @@ async fn start(program: &Path, argument: Option<&Path>, folder: &Path) -> io::Re
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(OURS.as_bytes())) {
             command.env_remove(name);
         }
+        if let Some(name) = tpm::tcti::own_variable() {
+            command.env_remove(name);
+        }
         match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && busy < tries => {
                 busy += 1;

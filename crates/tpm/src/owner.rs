@@ -53,8 +53,7 @@ struct Loss {
 impl Owner {
     /// Opens the TPM, checks it against the settings and clears what a killed process of ours left in it.
     pub(crate) fn open(settings: TpmSettings, sent: Arc<AtomicU64>) -> Result<Self, TpmError> {
-        let environment = std::env::var("TCTI").ok();
-        let tcti = tcti::choose(settings.tcti.as_deref(), environment.as_deref(), Path::exists);
+        let tcti = tcti::choose(settings.tcti.as_deref(), Path::exists);
         let connection = connect(&tcti, &settings, &sent)?;
         Ok(Owner {
             settings,

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 /// Settings of [`crate::Tpm::open`]. The default is Keylime's: sha256, rsa2048, rsassa, EK by template.
 #[derive(Clone)]
 pub struct TpmSettings {
-    /// libtss2's TCTI text. Absent or empty: the environment variable `TCTI`, else the kernel's resource manager if
-    /// there is one, else the bare device.
+    /// libtss2's TCTI text. Absent or empty: the kernel's resource manager if there is one, else the bare device. The
+    /// environment is not looked at: that is for whoever reads the program's configuration.
     pub tcti: Option<String>,
     /// PCR bank, hash of the AK's signature scheme and its nameAlg.
     pub hash: HashAlgorithm,

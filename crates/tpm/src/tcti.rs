@@ -8,19 +8,22 @@ use crate::error::{OpenCause, TpmError};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Device with the kernel's resource manager.
 const RESOURCE_MANAGER: &str = "/dev/tpmrm0";
 /// The bare device, which one program at a time can open.
 const BARE_DEVICE: &str = "/dev/tpm0";
 
-/// Picks the TCTI text: the setting, else the environment variable `TCTI`, else the kernel's resource manager if
-/// `exists` knows it, else the bare device.
+/// What of its own libtss2 logs.
+const LOG_VARIABLE: &str = "TSS2_LOG";
+static IS_SILENCED: AtomicBool = AtomicBool::new(false);
+
+/// Picks the TCTI text: the setting, else the kernel's resource manager if `exists` knows it, else the bare device.
 ///
 /// An empty text counts as absent.
-pub(crate) fn choose(setting: Option<&str>, environment: Option<&str>, exists: impl Fn(&Path) -> bool) -> String {
-    let given = [setting, environment].into_iter().flatten().map(str::trim).find(|text| !text.is_empty());
-    match given {
+pub(crate) fn choose(setting: Option<&str>, exists: impl Fn(&Path) -> bool) -> String {
+    match setting.map(str::trim).filter(|text| !text.is_empty()) {
         Some(text) => text.to_owned(),
         None if exists(Path::new(RESOURCE_MANAGER)) => format!("device:{RESOURCE_MANAGER}"),
         None => format!("device:{BARE_DEVICE}"),
@@ -82,8 +85,7 @@ fn remedy(tcti: &str, cause: &OpenCause) -> &'static str {
 /// while the process has only one thread, first thing in `main`; otherwise nothing is changed. Returns whether
 /// libtss2 is silent or under the user's control.
 pub fn silence_library_log() -> bool {
-    const VARIABLE: &str = "TSS2_LOG";
-    if std::env::var_os(VARIABLE).is_some() {
+    if std::env::var_os(LOG_VARIABLE).is_some() {
         return true;
     }
     let threads = std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count());
@@ -91,8 +93,15 @@ pub fn silence_library_log() -> bool {
         return false;
     }
     // SAFETY: this is the only thread of the process, so nobody reads the environment meanwhile.
-    unsafe { std::env::set_var(VARIABLE, "all+none") };
+    unsafe { std::env::set_var(LOG_VARIABLE, "all+none") };
+    IS_SILENCED.store(true, Ordering::Relaxed);
     true
+}
+
+/// The environment variable that [`silence_library_log`] has set in this process, if it has: programs that are started
+/// from here need not inherit it.
+pub fn own_variable() -> Option<&'static str> {
+    IS_SILENCED.load(Ordering::Relaxed).then_some(LOG_VARIABLE)
 }
 
 #[cfg(test)]
@@ -102,16 +111,14 @@ mod tests {
     use std::io;
 
     #[test]
-    fn the_setting_wins_over_environment_and_devices() {
+    fn the_setting_wins_over_the_devices() {
         let rows = [
-            (Some("swtpm:port=1"), Some("tabrmd:"), true, "swtpm:port=1"),
-            (None, Some("tabrmd:"), true, "tabrmd:"),
-            (Some(""), Some(" tabrmd: "), true, "tabrmd:"),
-            (None, None, true, "device:/dev/tpmrm0"),
-            (None, Some(""), false, "device:/dev/tpm0"),
+            (Some(" tabrmd: "), true, "tabrmd:"),
+            (None, true, "device:/dev/tpmrm0"),
+            (Some(""), false, "device:/dev/tpm0"),
         ];
-        for (setting, environment, exists, expected) in rows {
-            assert_eq!(choose(setting, environment, |_| exists), expected);
+        for (setting, exists, expected) in rows {
+            assert_eq!(choose(setting, |_| exists), expected);
         }
     }
 
