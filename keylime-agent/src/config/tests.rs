@@ -302,12 +302,6 @@ fn each_bad_value_has_its_text() {
         ("payload_script_timeout = 0", "expected a number from 1 to 86400, found '0'"),
         ("revocation_actions = \"good, ../bad\"", "expected names of files, found '../bad'"),
         ("revocation_actions_dir = \"actions\"", "expected an absolute path"),
-    ] {
-        let error = agent(line).unwrap_err();
-        let name = line.split(' ').next().unwrap();
-        assert!(error.starts_with(&format!("option '{name}' (")), "{error}");
-        assert!(error.ends_with(&format!("): {text}")), "{error}");
-    }
         (
             "revocation_actions_dir = \"/nonexistent\"\nenable_revocation_notifications = true",
             "the folder /nonexistent does not exist: create it, as 'enable_revocation_notifications' is true",
@@ -321,6 +315,12 @@ fn each_bad_value_has_its_text() {
             "expected an IP address or a host name, found ''",
         ),
         ("revocation_notification_port = 0", "expected a number from 1 to 65535, found '0'"),
+    ] {
+        let error = agent(line).unwrap_err();
+        let name = line.split(' ').next().unwrap();
+        assert!(error.starts_with(&format!("option '{name}' (")), "{error}");
+        assert!(error.ends_with(&format!("): {text}")), "{error}");
+    }
     assert_eq!(
         agent("trusted_client_ca = \"\"").unwrap_err(),
         "Agent mTLS is enabled, but trusted_client_ca option was not provided"
@@ -333,12 +333,6 @@ fn each_bad_value_has_its_text() {
     );
 }
 
-#[test]
-fn all_problems_come_together() {
-    let wrong = "[agent]\nport = 0\ncontact_port = -1";
-    assert_eq!(Given::new().file("etc/agent.conf", wrong).load().unwrap_err().lines().count(), 2);
-    // Where a file cannot be read, nothing is said of options: the file may have set them right.
-    let given = Given::new().file("usr/agent.conf", "no toml").file("etc/agent.conf", "[agnt]\nport = 0");
 #[test]
 fn who_publishes_revocations() {
     let on = "enable_revocation_notifications = \"True\"\nrevocation_actions_dir = \"/\"\n";
@@ -357,6 +351,12 @@ fn who_publishes_revocations() {
     assert_eq!(error.lines().count(), 3, "{error}");
 }
 
+#[test]
+fn all_problems_come_together() {
+    let wrong = "[agent]\nport = 0\ncontact_port = -1";
+    assert_eq!(Given::new().file("etc/agent.conf", wrong).load().unwrap_err().lines().count(), 2);
+    // Where a file cannot be read, nothing is said of options: the file may have set them right.
+    let given = Given::new().file("usr/agent.conf", "no toml").file("etc/agent.conf", "[agnt]\nport = 0");
     let problems = given.load().unwrap_err();
     let [syntax, table] = problems.lines().collect::<Vec<_>>()[..] else { panic!("{problems}") };
     assert!(syntax.contains("usr/agent.conf: line 1: "), "{syntax}");

@@ -53,7 +53,6 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
     router.fallback(fallback::root).with_state(agent)
 }
 
-/// The interfaces of one version.
 /// The API for programs of this host: it answers questions and takes nothing. Who may ask for a quote there must not be able
 /// to hand the host a payload with a script, which the authorities of the TCP side alone may.
 pub(crate) fn questions_only(router: Router) -> Router {
@@ -66,6 +65,7 @@ pub(crate) fn questions_only(router: Router) -> Router {
     }))
 }
 
+/// The interfaces of one version.
 fn interfaces(version: ApiVersion) -> Router<Api> {
     let mut router = Router::new();
     router = nest(router, "/keys", keys::interface(), fallback::keys);
