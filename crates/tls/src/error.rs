@@ -117,7 +117,7 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// The key is encrypted with another password.
-    #[error("the private key in {} cannot be decrypted with the configured password", path.display())]
+    #[error("the private key in {} cannot be decrypted with the configured password: configure the one that it was encrypted with", path.display())]
     WrongPassword {
         /// The configured path.
         path: PathBuf,
@@ -229,6 +229,18 @@ pub enum TlsWarning {
         path: PathBuf,
         /// Permission bits of the file.
         mode: u32,
+    },
+    /// Clients refuse our own certificate.
+    #[error("our certificate in {} is not for servers (extended key usage): have it issued with server authentication, peers refuse it", path.display())]
+    NotForServers {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// Our own certificate is a client's, too.
+    #[error("our certificate in {} can be used by a client, too, and whoever trusts its issuer may take this host for one: have it issued with the extended key usage server authentication only", path.display())]
+    ForClientsToo {
+        /// The configured path.
+        path: PathBuf,
     },
     /// Our own certificate is past its end.
     #[error("our certificate in {} expired on {not_after}: renew it, peers refuse it", path.display())]

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroizing;
 
-use crate::certificate::CertificateInfo;
+use crate::certificate::{CertificateInfo, Purpose};
 use crate::client::Identity;
 use crate::pem::{bad_pem, contains, find, found, load_certificates, read_file};
 use crate::{FileKind, TlsError, TlsWarning, provider};
@@ -141,6 +141,14 @@ fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(chain)
 }
 
+/// Checks that a private key can be used for TLS, for a server that has no certificate of its own yet.
+///
+/// # Errors
+/// The file cannot be read, holds no key, cannot be decrypted, or the key's type or size is not supported.
+pub fn check_private_key(path: &Path, password: Option<&str>) -> Result<(), TlsError> {
+    load_signing_key(path, password).map(drop)
+}
+
 fn load_signing_key(path: &Path, password: Option<&str>) -> Result<Arc<dyn SigningKey>, TlsError> {
     let der = load_private_key(path, password)?;
     let unsupported = |e| TlsError::UnsupportedKey { path: path.to_owned(), detail: explain_key(&e) };
@@ -164,10 +172,7 @@ pub(crate) fn identity_warnings(cert: &Path, key: &Path) -> Vec<TlsWarning> {
             warnings.push(TlsWarning::KeyOpenToAll { path: key.to_owned(), mode });
         }
     }
-    let leaf = load_certificates(cert, FileKind::Certificate)
-        .ok()
-        .and_then(|chain| chain.first().and_then(|der| CertificateInfo::from_der(der).ok()));
-    if let Some(leaf) = leaf {
+    if let Some(leaf) = leaf(cert) {
         let now = std::time::SystemTime::now();
         if now > leaf.not_after {
             warnings.push(TlsWarning::Expired {
@@ -182,6 +187,27 @@ pub(crate) fn identity_warnings(cert: &Path, key: &Path) -> Vec<TlsWarning> {
         }
     }
     warnings
+}
+
+/// What should be changed about the usages of a server's certificate.
+pub(crate) fn server_usage_warnings(cert: &Path) -> Vec<TlsWarning> {
+    let path = cert.to_owned();
+    match leaf(cert) {
+        Some(CertificateInfo { purpose: Some(Purpose { server: false, .. }), .. }) => {
+            vec![TlsWarning::NotForServers { path }]
+        }
+        // A self-made one is nobody's client unless it is listed itself.
+        Some(leaf) if !leaf.is_self_issued() && leaf.purpose.is_none_or(|purpose| purpose.client) => {
+            vec![TlsWarning::ForClientsToo { path }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The first certificate of a file, if there is one that can be parsed.
+fn leaf(cert: &Path) -> Option<CertificateInfo> {
+    let chain = load_certificates(cert, FileKind::Certificate).ok()?;
+    CertificateInfo::from_der(chain.first()?).ok()
 }
 
 #[cfg(test)]
@@ -240,7 +266,8 @@ mod tests {
         assert_eq!(failure(&encrypted, Some("")), missing);
         assert_eq!(
             failure(&encrypted, Some("wrong")),
-            "the private key in FILE cannot be decrypted with the configured password"
+            "the private key in FILE cannot be decrypted with the configured password: configure the one that it was \
+             encrypted with"
         );
         for name in ["encrypted-des3.pem", "encrypted-legacy.pem"] {
             assert_eq!(
@@ -277,7 +304,7 @@ mod tests {
         let pem = encrypt_private_key(key.secret_der(), "päss").unwrap();
         let encrypted = site.file("encrypted.pem", pem.as_bytes());
         assert_eq!(load_private_key(&encrypted, Some("päss")).unwrap().secret_der(), key.secret_der());
-        assert!(failure(&encrypted, Some("pass")).ends_with("cannot be decrypted with the configured password"));
+        assert!(failure(&encrypted, Some("pass")).contains("cannot be decrypted with the configured password: "));
         assert!(matches!(private_key_pem(b"no key"), Err(TlsError::KeyEncoding { .. })));
     }
 
@@ -315,6 +342,31 @@ mod tests {
                 "certificate 1 in the certificate file FILE cannot be parsed: not an X.509 certificate in DER: "
             ),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn warns_of_usages() {
+        let site = Site::new();
+        let made = |spec: LeafSpec| server_usage_warnings(&site.issue(&site.ca, &spec, "made").0);
+        assert_eq!(made(LeafSpec::new("a").server_only()), []);
+        assert_eq!(
+            made(LeafSpec::new("a"))[0].to_string(),
+            format!(
+                "our certificate in {} can be used by a client, too, and whoever trusts its issuer may take this host \
+                 for one: have it issued with the extended key usage server authentication only",
+                site.scratch.join("made.crt").display()
+            )
+        );
+        let any = LeafSpec { server: false, client: false, ..LeafSpec::new("a") };
+        assert!(matches!(made(any)[..], [TlsWarning::ForClientsToo { .. }]));
+        assert_eq!(
+            made(LeafSpec::new("a").client_only())[0].to_string(),
+            format!(
+                "our certificate in {} is not for servers (extended key usage): have it issued with server \
+                 authentication, peers refuse it",
+                site.scratch.join("made.crt").display()
+            )
         );
     }
 

@@ -26,7 +26,7 @@ pub use certificate::{InvalidCertificate, Validity, load_validity};
 pub use client::{ClientTls, Identity, Trust, trust_nobody};
 pub use error::{FileKind, Subject, TlsError, TlsWarning};
 pub use explain::{explain, explain_source};
-pub use key::{encrypt_private_key, load_private_key, private_key_pem};
+pub use key::{check_private_key, encrypt_private_key, load_private_key, private_key_pem};
 pub use pem::load_certificates;
 pub use rustls;
 pub use server::{ServerTls, check_client_cas};

@@ -9,7 +9,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use zeroize::Zeroizing;
 
 use crate::client::{Identity, first};
-use crate::key::{identity_warnings, load_identity};
+use crate::key::{identity_warnings, load_identity, server_usage_warnings};
 use crate::trust::TrustSet;
 use crate::verify::ClientVerifier;
 use crate::{TlsError, TlsWarning, provider};
@@ -75,7 +75,9 @@ impl ServerTls {
 
     /// What should be changed although it works: the caller logs these once, at start.
     pub fn warnings(&self) -> Vec<TlsWarning> {
-        identity_warnings(&self.identity.cert, &self.identity.key)
+        let mut warnings = identity_warnings(&self.identity.cert, &self.identity.key);
+        warnings.extend(server_usage_warnings(&self.identity.cert));
+        warnings
     }
 }
 
