@@ -155,6 +155,16 @@ fn problems_of_options_and_files_together() {
     let start = lab.run(&[]);
     assert_eq!((start.status.code(), errors_in(&start)), (Some(2), errors));
 
+    // The files are not judged with the rights of another user than the one that is meant.
+    let lab = Lab::new("");
+    std::fs::write(lab.0.path().join("agent.conf"), "[agent]\nrun_as = \":tss\"\n").unwrap();
+    let output = lab.run(&["--check-config"]);
+    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(stdout.contains("# run_as = (wrong) "), "{stdout}");
+    assert_eq!(errors_in(&output).len(), 1);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!log.contains("'run_as' is empty"), "{log}");
+
     // Where the folder is missing, nothing is said of the files in it.
     let lab = Lab::new("");
     std::fs::remove_dir_all(lab.folder()).unwrap();

@@ -176,6 +176,14 @@ pub struct Inspection {
     pub problems: Option<Problems>,
 }
 
+impl Inspection {
+    /// Whether the option is set to something wrong.
+    #[must_use]
+    pub fn is_wrong(&self, name: &str) -> bool {
+        self.options.iter().any(|option| option.name == name && option.value == Shown::Wrong)
+    }
+}
+
 impl fmt::Display for Inspection {
     /// The options as a configuration file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -268,6 +276,11 @@ impl Reader<'_> {
         if path.as_os_str().is_empty() {
             path = PathBuf::from(DEFAULT);
             self.warn_of_empty("keylime_dir", &path);
+        }
+        // As programs are started in other folders.
+        match std::path::absolute(&path) {
+            Ok(absolute) => path = absolute,
+            Err(error) => self.options.problem("keylime_dir", error),
         }
         self.note("keylime_dir", Shown::value(path.to_string_lossy()), true);
         if !path.is_dir() {
@@ -377,17 +390,10 @@ impl Reader<'_> {
     }
 
     fn run_as(&mut self) -> Option<RunAs> {
-        let text = self.text("run_as", "keylime:tss");
-        if text.trim().is_empty() {
-            return None;
-        }
-        match RunAs::parse(&text) {
-            Ok(run_as) => Some(run_as),
-            Err(problem) => {
-                self.options.problem("run_as", problem);
-                None
-            }
-        }
+        let default = RunAs { user: "keylime".to_owned(), group: Some("tss".to_owned()) };
+        let parse = |text: &str| if text.trim().is_empty() { Ok(None) } else { RunAs::parse(text).map(Some) };
+        let show = |run_as: &Option<RunAs>| run_as.as_ref().map_or_else(String::new, RunAs::to_string);
+        self.parsed("run_as", Some(default), parse, show)
     }
 
     fn unix_socket(&mut self) -> Option<UnixSocket> {

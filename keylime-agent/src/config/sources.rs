@@ -60,10 +60,10 @@ impl Sources {
         let uuid_is_in_environment =
             uuid.is_some_and(|uuid| uuid.trim() == "environment") && self.variable(identity::VARIABLE).is_some();
         // The variable that every program on the TPM software stack reads.
-        self.alias(&mut layered, "TCTI", "tcti");
+        problems.extend(self.alias(&mut layered, "TCTI", "tcti").err());
         problems.extend(layered.environment(PREFIX, &[CONFIG_FILE], self.environment.iter().cloned()));
         // The stock agent lets this one win over everything.
-        self.alias(&mut layered, "KEYLIME_DIR", "keylime_dir");
+        problems.extend(self.alias(&mut layered, "KEYLIME_DIR", "keylime_dir").err());
         Read { layered, uuid_is_in_environment, problems }
     }
 
@@ -72,11 +72,13 @@ impl Sources {
         self.variable(CONFIG_FILE).map(Path::new)
     }
 
-    fn alias(&self, layered: &mut Layered, variable: &str, option: &str) {
-        if let Some(value) = self.variable(variable).and_then(|value| value.to_str()) {
+    fn alias(&self, layered: &mut Layered, variable: &str, option: &str) -> Result<(), LayerError> {
+        if let Some(value) = self.variable(variable) {
+            let value = value.to_str().ok_or_else(|| LayerError::Encoding { variable: variable.to_owned() })?;
             let source = Source::Environment(variable.to_owned());
             layered.set(option, value.into(), source);
         }
+        Ok(())
     }
 
     /// A variable's value; an empty one counts as not set.

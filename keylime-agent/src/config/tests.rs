@@ -143,6 +143,32 @@ fn later_sources_win() {
 fn our_tcti_option_wins_over_the_common_variable() {
     let given = Given::new().env("TCTI", "swtpm:port=1").env("KEYLIME_AGENT_TCTI", "swtpm:port=2");
     assert_eq!(given.load().unwrap().0.tpm.tcti.as_deref(), Some("swtpm:port=2"));
+    // Empty is the default, for the start as for the check.
+    let given = Given::new().env("TCTI", "swtpm:port=1").env("KEYLIME_AGENT_TCTI", "");
+    assert_eq!(given.load().unwrap().0.tpm.tcti, None);
+}
+
+#[test]
+fn variables_that_are_no_text_are_named() {
+    use std::os::unix::ffi::OsStringExt as _;
+    for name in ["TCTI", "KEYLIME_DIR", "KEYLIME_AGENT_IP"] {
+        let environment = vec![(name.into(), std::ffi::OsString::from_vec(vec![b'/', 0xff]))];
+        let problems = Config::inspect(&Sources { folders: vec![], environment }).unwrap_err();
+        assert_eq!(problems.to_string(), format!("environment variable {name} is not valid UTF-8"));
+    }
+}
+
+#[test]
+fn the_folder_is_absolute() {
+    let here = std::env::current_dir().unwrap();
+    for (text, folder) in
+        [("", PathBuf::from("/var/lib/keylime")), (".", here.clone()), ("src/..", here.join("src/.."))]
+    {
+        let given = Given::new().env("KEYLIME_DIR", "").env("KEYLIME_AGENT_KEYLIME_DIR", text);
+        let inspection = given.inspect().unwrap();
+        assert_eq!(inspection.config.keylime_dir, folder);
+        assert_eq!(inspection.config.agent_data, folder.join("agent_data.json"));
+    }
 }
 
 #[test]
