@@ -165,7 +165,7 @@ pub enum TpmError {
     },
     /// All slots for loaded objects or sessions are taken.
     #[error(
-        "the TPM has no room for another loaded object or session ({command}: {code}): free what other programs left there with `tpm2_flushcontext -t` (keys) and `tpm2_flushcontext -l` (sessions), or use the resource manager /dev/tpmrm0"
+        "the TPM has no room for another loaded object or session ({command}: {code}): free what other programs, or one of ours that was killed, left there with `tpm2_flushcontext -t` (keys) and `tpm2_flushcontext -l` (sessions), or use the resource manager /dev/tpmrm0"
     )]
     NoRoom {
         /// The command that did not fit.

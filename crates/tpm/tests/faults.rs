@@ -279,9 +279,9 @@ async fn a_full_tpm_is_explained() -> Result<()> {
     let tpm = Tpm::open(settings(&swtpm)).await?;
     let text = tpm.create_ek().await.map(drop).map_err(|error| error.to_string());
     let expected = "the TPM has no room for another loaded object or session (TPM2_CreatePrimary: \
-                    TPM_RC_OBJECT_MEMORY: out of memory for objects (0x902)): free what other programs left there \
-                    with `tpm2_flushcontext -t` (keys) and `tpm2_flushcontext -l` (sessions), or use the resource \
-                    manager /dev/tpmrm0";
+                    TPM_RC_OBJECT_MEMORY: out of memory for objects (0x902)): free what other programs, or one of \
+                    ours that was killed, left there with `tpm2_flushcontext -t` (keys) and `tpm2_flushcontext -l` \
+                    (sessions), or use the resource manager /dev/tpmrm0";
     assert_eq!(text, Err(expected.to_owned()));
     swtpm.flush_transient()?;
     tpm.create_ek().await?;
