@@ -2,10 +2,12 @@
 //! One server: its thread, its port, and how it is told what to do.
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, mpsc as std_mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use rustls::pki_types::pem::PemObject;
@@ -20,6 +22,10 @@ use tokio_rustls::TlsAcceptor;
 use crate::ca::Issued;
 use crate::http::{self, Reply, Request};
 use crate::ports::{self, Port};
+use crate::wait;
+
+/// Limit for having a port again.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// How connections are secured.
 #[derive(Clone)]
@@ -174,7 +180,12 @@ impl FakeServer {
     }
 
     fn launch(&self, security: Security) -> Result<()> {
-        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, self.port()))
+        // A program that another thread is starting just now has the listener of before until it is itself.
+        let listener =
+            wait::until("the port of before", LIMIT, || match StdListener::bind((Ipv4Addr::LOCALHOST, self.port())) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+                bound => Ok(Some(bound?)),
+            })
             .with_context(|| format!("cannot listen on port {}", self.port()))?;
         listener.set_nonblocking(true)?;
         self.tell(|done| Command::Start(listener, security, done))
