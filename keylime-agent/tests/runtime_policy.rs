@@ -121,3 +121,44 @@ fn a_growing_list_is_attested_in_parts_until_something_is_wrong() {
     let record = lab.servers.wait_state(&id, 9, LIMIT).unwrap();
     assert_eq!(record["last_event_id"], "ima.pcr_mismatch");
 }
+
+#[test]
+fn a_policy_is_known_by_its_name() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut policy = Policy::new(folder.path());
+    let mut list = ImaList::new(&lab.tpm).unwrap();
+    let run =
+        |list: &mut ImaList, path: &str| list.measure(&lab.tpm, Template::Ng, &[(path, b"x".as_slice())]).unwrap();
+    policy.allow("/usr/bin/first", b"x");
+    let agent = lab.agent(&options().env("KEYLIME_AGENT_IMA_ML_PATH", list.path().to_str().unwrap()));
+    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
+    let named = ["--runtime-policy-name", "programs"];
+    let host = ["-t", "127.0.0.1", "-tp", &port, "-u", &id];
+    let tenant = |command: &str, arguments: &[&str]| {
+        let output = lab.servers.tenant(&[&["-c", command], &named[..], arguments].concat()).unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{command}: {text}");
+        text
+    };
+    run(&mut list, "/usr/bin/first");
+    tenant("addruntimepolicy", &["--runtime-policy", policy.write()]);
+    assert!(tenant("showruntimepolicy", &[]).contains("/usr/bin/first"));
+    assert!(tenant("listruntimepolicy", &[]).contains("programs"));
+    tenant("add", &host);
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+
+    run(&mut list, "/usr/bin/second");
+    let record = lab.servers.wait_state(&id, 9, LIMIT).unwrap();
+    assert_eq!(record["last_event_id"], "ima.validation.ima-ng.not_in_allowlist");
+    policy.allow("/usr/bin/second", b"x");
+    tenant("updateruntimepolicy", &["--runtime-policy", policy.write()]);
+    tenant("update", &host);
+    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    run(&mut list, "/usr/bin/first");
+    lab.wait_quotes(&id, 2);
+
+    tenant("delete", &host);
+    tenant("deleteruntimepolicy", &[]);
+    assert!(!tenant("listruntimepolicy", &[]).contains("programs"));
+}
