@@ -18,6 +18,9 @@ const MODULUS_LEN: usize = 256;
 /// Object identifier rsaEncryption (RFC 8017, appendix C).
 const RSA_ENCRYPTION: pkcs8::ObjectIdentifier = pkcs8::ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
+/// A PrivateKeyInfo (RFC 5208) in DER.
+type Pkcs8 = Zeroizing<Vec<u8>>;
+
 /// The key and the forms of its public part that go over the wire.
 pub(crate) struct PayloadKey {
     key: OaepPrivateDecryptingKey,
@@ -69,9 +72,8 @@ pub(crate) struct DecryptError;
 
 impl PayloadKey {
     /// Loads the key, or takes over the RSA-2048 key of `server_key`, or makes a new one, in this order; a key that was
-    /// not in its file is stored there, unencrypted or under the configured password; a key that is encrypted in its file
-    /// is not stored unencrypted. A file that is there but cannot be
-    /// read leads to no new key: the verifier may hold the old one.
+    /// not in its file is stored there, unencrypted or under the configured password, but none unencrypted that was
+    /// encrypted. A file that is there but cannot be read leads to no new key: the verifier may hold the old one.
     pub(crate) fn load_or_create(file: &KeyFile, server_key: &KeyFile) -> Result<(Self, Origin), PayloadKeyError> {
         if files::exists(&file.path).map_err(PayloadKeyError::Look)? {
             return Ok((Self::load(file)?, Origin::Loaded));
@@ -95,7 +97,7 @@ impl PayloadKey {
     }
 
     /// The key of `server_key`, if it can have served as payload key, and its PKCS#8 form.
-    fn shared(file: &KeyFile, server_key: &KeyFile) -> Result<Option<(Self, Zeroizing<Vec<u8>>)>, PayloadKeyError> {
+    fn shared(file: &KeyFile, server_key: &KeyFile) -> Result<Option<(Self, Pkcs8)>, PayloadKeyError> {
         let path = || server_key.path.clone();
         let found = shared_key(server_key)
             .map_err(|source| PayloadKeyError::ServerKey { path: path(), source: Box::new(source) })?;
@@ -150,12 +152,12 @@ impl PayloadKey {
 }
 
 /// The server key as PKCS#8, if there is one that may be RSA.
-fn shared_key(server_key: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyError> {
+fn shared_key(server_key: &KeyFile) -> Result<Option<Pkcs8>, PayloadKeyError> {
     if files::exists(&server_key.path).map_err(PayloadKeyError::Look)? { load_pkcs8(server_key) } else { Ok(None) }
 }
 
 /// The key of a file as PKCS#8, or `None` for a SEC1 key, which is an elliptic curve one.
-fn load_pkcs8(file: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyError> {
+fn load_pkcs8(file: &KeyFile) -> Result<Option<Pkcs8>, PayloadKeyError> {
     let key = Zeroizing::new(tls::load_private_key(&file.path, password(file))?);
     Ok(match &*key {
         PrivateKeyDer::Pkcs8(key) => Some(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
@@ -165,7 +167,7 @@ fn load_pkcs8(file: &KeyFile) -> Result<Option<Zeroizing<Vec<u8>>>, PayloadKeyEr
 }
 
 /// Puts an RSAPrivateKey (RFC 8017) into a PrivateKeyInfo (RFC 5208). The Python agents wrote such keys.
-pub(crate) fn wrap_pkcs1(key: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(crate) fn wrap_pkcs1(key: &[u8]) -> Option<Pkcs8> {
     let algorithm =
         pkcs8::AlgorithmIdentifierRef { oid: RSA_ENCRYPTION, parameters: Some(pkcs8::der::asn1::AnyRef::NULL) };
     let info = pkcs8::PrivateKeyInfo::new(algorithm, key);

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use keylime_api::AgentId;
+use pkcs8::der::Encode as _;
+use pkcs8::der::asn1::AnyRef;
+use pkcs8::{AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfo};
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
     SerialNumber,
 };
 use ring::rand::SecureRandom as _;
-use pkcs8::der::Encode as _;
-use pkcs8::der::asn1::AnyRef;
-use pkcs8::{AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfo};
 use tls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
@@ -93,9 +93,7 @@ pub(crate) fn load_or_create(
 fn key_pair(key: &PrivateKeyDer<'_>) -> Result<KeyPair, rcgen::Error> {
     let of = |pkcs8: &[u8]| KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8));
     match key {
-        PrivateKeyDer::Pkcs1(rsa) => {
-            of(&wrap_pkcs1(rsa.secret_pkcs1_der()).ok_or(rcgen::Error::CouldNotParseKeyPair)?)
-        }
+        PrivateKeyDer::Pkcs1(rsa) => of(&wrap_pkcs1(rsa.secret_pkcs1_der()).ok_or(rcgen::Error::CouldNotParseKeyPair)?),
         // Which curve it is need not be said in there.
         PrivateKeyDer::Sec1(curve) => {
             let wrapped = [P_256, P_384].map(|oid| wrap_sec1(curve.secret_sec1_der(), oid));
