@@ -35,6 +35,12 @@ impl StartError {
         })
     }
 
+    /// Whether the registrar could not be reached as often as the configuration allows.
+    #[must_use]
+    pub fn is_unregistered(&self) -> bool {
+        self.0.iter().any(|cause| matches!(cause, Cause::Registration(RegistrationError::Exhausted(_))))
+    }
+
     /// The single reasons; at least one.
     pub fn reasons(&self) -> impl Iterator<Item = &dyn Error> {
         self.0.iter().map(|cause| cause as &dyn Error)

@@ -84,6 +84,9 @@ fn fail_start(code: u8, error: &StartError) -> ExitCode {
     error.reasons().for_each(|reason| {
         fail(code, &Report(reason));
     });
+    if error.is_unregistered() {
+        tracing::error!("Exiting due to registration failure.");
+    }
     ExitCode::from(code)
 }
 

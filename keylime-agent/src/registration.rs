@@ -36,7 +36,10 @@ pub(crate) enum RegistrationError {
     Address(#[from] keylime_api::InvalidHostPort),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    #[error("Failed to register agent: Registration forbidden - {0}")]
+    #[error(
+        "Failed to register agent: Registration forbidden - {0}. The existing agent record must be deleted before \
+         re-registering with a different TPM or AK: keylime_tenant -c regdelete"
+    )]
     Forbidden(String),
     #[error("Failed to register agent: {0}")]
     Final(#[source] ClientError),
@@ -293,6 +296,9 @@ mod tests {
 
     use super::*;
 
+    const FORBIDDEN: &str = "Failed to register agent: Registration forbidden - text. The existing agent record must be \
+                             deleted before re-registering with a different TPM or AK: keylime_tenant -c regdelete";
+
     fn retry(max_retries: Option<u64>) -> Retry {
         Retry { initial_delay: Duration::from_secs(10), max_delay: Duration::from_secs(300), max_retries }
     }
@@ -437,7 +443,7 @@ mod tests {
             outcome = registrar.register(&id, &registration, &tpm, &shutdown) => outcome,
             () = serve => unreachable!("it serves for ever"),
         };
-        assert_eq!(outcome.unwrap_err().to_string(), "Failed to register agent: Registration forbidden - text");
+        assert_eq!(outcome.unwrap_err().to_string(), FORBIDDEN);
         let mut seen = seen.into_inner();
         // How often the registrar is asked while the TPM comes back is a matter of time.
         seen.dedup();

@@ -143,7 +143,10 @@ impl Deployer {
         }
         match &self.options.script {
             Some(script) => self.run_script(script, &folder).await,
-            None => Ok(()),
+            None => {
+                tracing::info!("No payload script specified, skipping");
+                Ok(())
+            }
         }
     }
 
