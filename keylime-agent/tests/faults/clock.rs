@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A wall clock that is not set yet, and one that jumps.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use test_support::{KeylimeAgent, KeylimeOptions, require};
+use test_support::ca::LeafSpec;
+use test_support::{KeylimeAgent, KeylimeOptions, TestCa, require, wait};
+use tls::rustls::HandshakeKind;
 
 use crate::honest::HonestVerifier;
+use crate::network::{client, handshake};
 use crate::support::{LIMIT, Lab, options};
 
 const HOUR: i64 = 3600;
@@ -28,7 +32,11 @@ fn the_clock_may_jump() {
 
     // A host without a battery begins in 1970, where no certificate is valid.
     set(HOUR - i64::try_from(now()).unwrap());
+    let callers = TestCa::root("callers").unwrap();
+    let ca = folder.path().join("callers.crt");
+    std::fs::write(&ca, callers.pem()).unwrap();
     let options = options()
+        .env("KEYLIME_AGENT_TRUSTED_CLIENT_CA", format!("{}, {}", lab.servers.ca_cert().display(), ca.display()))
         .env("LD_PRELOAD", library.to_str().unwrap())
         .env("CLOCK_OFFSET", offset.to_str().unwrap())
         .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY", "100")
@@ -59,6 +67,26 @@ fn the_clock_may_jump() {
     agent.part().wait_log("expired", LIMIT).unwrap();
     set(0);
     assert_eq!(agent.get("/version").unwrap().status, 200);
+
+    // Nor does a resumed session last longer than its certificate.
+    let refusals =
+        |agent: &mut KeylimeAgent| agent.part().log().matches("failed: the peer's certificate expired on ").count();
+    let spec = LeafSpec { not_after: SystemTime::now() + Duration::from_secs(3600), ..LeafSpec::new("caller") };
+    let (cert, key) = callers.issue(&spec).unwrap().write(folder.path(), "caller").unwrap();
+    let config = client(&agent, (&cert, &key));
+    let ask = |agent: &KeylimeAgent| -> std::io::Result<_> {
+        let mut stream = handshake(agent, &config)?;
+        stream.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok((stream.conn.handshake_kind(), answer.starts_with("HTTP/1.1 200 ")))
+    };
+    assert_eq!(ask(&agent).unwrap(), (Some(HandshakeKind::Full), true));
+    assert_eq!(ask(&agent).unwrap(), (Some(HandshakeKind::Resumed), true));
+    let before = refusals(&mut agent);
+    set(2 * HOUR);
+    assert!(!matches!(ask(&agent), Ok((_, true))));
+    wait::until("the refusal in the log", LIMIT, || Ok((refusals(&mut agent) > before).then_some(()))).unwrap();
     set(-HOUR);
     assert!(agent.terminate().unwrap().success());
 }
