@@ -92,7 +92,8 @@ impl Subscriber {
             };
             match serde_json::from_slice(&message) {
                 Ok(envelope) => {
-                    if let Err(error) = self.inbox.put(envelope) {
+                    // To wait would keep the publisher's questions from being answered.
+                    if let Err(error) = self.inbox.put(envelope, None).await {
                         tracing::warn!("Revocation message dropped: {error}");
                     }
                 }

@@ -4,6 +4,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::signature::tests::Signer;
 use super::*;
 use crate::payload::store::Store;
@@ -56,8 +59,10 @@ impl Lab {
     }
 
     async fn process_at(&self, envelope: &Envelope, place: Place) -> Result<bool, String> {
-        let (_, revoker) = Revoker::new(self.options.clone(), self.path("keylime"), place);
-        revoker.process(envelope).await.map_err(|error| Report(&error).to_string())
+        let (inbox, revoker) = Revoker::new(self.options.clone(), self.path("keylime"), place);
+        let text = inbox.check(envelope).await.map_err(|error| Report(&error).to_string())?;
+        let Some(text) = text else { return Ok(false) };
+        revoker.process(&text).await.map(|()| true).map_err(|error| Report(&error).to_string())
     }
 
     async fn fails(&self, envelope: &Envelope) -> String {
@@ -174,22 +179,47 @@ async fn the_first_failure_is_the_last_action() {
     );
 }
 
-#[test]
-fn what_waits_is_bounded_in_number_and_bytes() {
-    let envelope = |bytes| Envelope { msg: "a".repeat(bytes), signature: None };
-    let (inbox, mut waiting) = Inbox::new();
-    (0..32).for_each(|_| inbox.put(envelope(1)).unwrap());
-    let full = inbox.put(envelope(1)).unwrap_err();
-    assert_eq!(full.to_string(), "Too many revocation messages wait for the one that is being processed");
-    drop(waiting.try_recv().unwrap());
-    inbox.put(envelope(1)).unwrap();
+#[tokio::test(flavor = "current_thread")]
+async fn a_list_that_cannot_be_read_keeps_none_of_the_hosts_own_actions_from_running() {
+    let mut lab = Lab::new();
+    lab.options.actions = vec!["own".to_owned()];
+    lab.program("actions/own", 0o755, "#!/bin/sh\necho ran >> ran\n");
+    lab.list(&"a ".repeat(40 << 10));
+    let text = "cannot read the action_list of the payload: it is longer than 64 KiB";
+    assert_eq!(lab.fails(&lab.signed("{}")).await, text);
+    assert_eq!(std::fs::read_to_string(lab.path("keylime/ran")).unwrap(), "ran\n");
+}
 
-    // The largest that come.
-    let (inbox, mut waiting) = Inbox::new();
-    (0..2).for_each(|_| inbox.put(envelope(2 << 20)).unwrap());
-    assert_eq!(inbox.put(envelope(1)), Err(full));
-    let first = waiting.try_recv().unwrap();
-    assert_eq!(inbox.put(envelope(1)), Err(full), "it is being processed");
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn only_good_messages_take_room_and_what_comes_then_waits() {
+    let lab = Lab::new();
+    let place = || Place::new(Store::Ready(lab.path("keylime/secure")));
+    let (inbox, mut messages) = Inbox::new(lab.options.certificate.clone(), place());
+    let forged = || Envelope { msg: "{}".repeat(1 << 19), signature: Some("none".to_owned()) };
+    for _ in 0..300 {
+        assert_eq!(inbox.put(forged(), None).await, Ok(()));
+    }
+    let small = lab.signed("{}");
+    let small = || Envelope { msg: small.msg.clone(), signature: small.signature.clone() };
+    for _ in 0..256 {
+        assert_eq!(inbox.put(small(), None).await, Ok(()));
+    }
+    let full = inbox.put(small(), Some(Duration::from_secs(50))).await.unwrap_err();
+    assert_eq!(full.to_string(), "Too many revocation messages wait for the one that is being processed");
+    // One that waits for room gets it.
+    let (kept, message) = tokio::join!(inbox.put(small(), Some(Duration::from_secs(50))), messages.recv());
+    assert_eq!((kept, message.unwrap().text.as_str()), (Ok(()), "{}"));
+
+    // Bytes count as well, until the actions of the message have been run.
+    let (inbox, mut messages) = Inbox::new(lab.options.certificate.clone(), place());
+    let large = lab.signed(&format!("{{\"x\":\"{}\"}}", "x".repeat((2 << 20) - 8)));
+    let large = || Envelope { msg: large.msg.clone(), signature: large.signature.clone() };
+    for _ in 0..2 {
+        assert_eq!(inbox.put(large(), None).await, Ok(()));
+    }
+    assert_eq!(inbox.put(small(), None).await, Err(full));
+    let first = messages.recv().await.unwrap();
+    assert_eq!(inbox.put(small(), None).await, Err(full));
     drop(first);
-    inbox.put(envelope(1)).unwrap();
+    assert_eq!(inbox.put(small(), None).await, Ok(()));
 }

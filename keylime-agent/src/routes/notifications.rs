@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `POST /v2.N/notifications/revocation`: the verifier tells of a host that has failed. The message is answered at once and
-//! looked into afterwards.
+//! `POST /v2.N/notifications/revocation`: the verifier tells of a host that has failed. The message is checked and answered;
+//! its actions come afterwards.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -15,6 +16,9 @@ use super::{Api, fallback, post_only};
 use crate::agent::Agent;
 use crate::revocation::Envelope;
 
+/// The verifier sends a message once, and waits a minute for the answer.
+const PATIENCE: Duration = Duration::from_secs(50);
+
 pub(super) fn interface() -> Router<Api> {
     Router::new().route("/revocation", post_only(revocation))
 }
@@ -23,7 +27,7 @@ async fn revocation(
     State(agent): State<Arc<Agent>>,
     JsonBody(envelope): JsonBody<Envelope>,
 ) -> Result<Response, Refusal> {
-    match agent.revocations.put(envelope) {
+    match agent.revocations.put(envelope, Some(PATIENCE)).await {
         Ok(()) => Ok(answer::success("{}")),
         Err(full) => Err(fallback::logged(&Method::POST, Refusal::failed(full.to_string()))),
     }

@@ -13,6 +13,8 @@ use tpm::{Tpm, TpmSettings};
 
 use super::*;
 use crate::config::KeyFile;
+use crate::payload::Place;
+use crate::payload::store::Store;
 use crate::payload_key::PayloadKey;
 
 /// The API of an agent that has a TPM but no AK.
@@ -37,6 +39,7 @@ impl Lab {
         let settings = TpmSettings { tcti: Some(tpm.tcti.clone()), ..TpmSettings::default() };
         let dir = tempfile::tempdir().unwrap();
         let file = |name| KeyFile { path: dir.path().join(name), password: Secret::from("") };
+        let store = Store::Missing("not in this test".to_owned());
         let (payload_key, _) = PayloadKey::load_or_create(&file("payload.pem"), &file("server.pem")).unwrap();
         let agent = Agent {
             id: "d432fbb3-d2f1-4a97-9ef7-75bd81c00000".parse().unwrap(),
@@ -53,7 +56,7 @@ impl Lab {
             boottime: None,
             payloads_forbidden: false,
             payloads: tokio::sync::mpsc::channel(1).0,
-            revocations: crate::revocation::Inbox::new().0,
+            revocations: crate::revocation::Inbox::new(dir.path().join("certificate"), Place::new(store)).0,
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };
