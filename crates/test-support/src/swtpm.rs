@@ -20,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// NV index of the certificate of the RSA-2048 EK (TCG EK Credential Profile, "NV Index Assignment").
 const RSA_EK_CERTIFICATE: &str = "0x01c00002";
 
+/// The profile of libtpms 0.11 that has RSA-4096; without a profile a new TPM can do what older versions could.
+const PROFILE: &str = "default-v2";
+
 /// How the TPM is made.
 #[derive(Debug, Clone)]
 pub struct SwtpmOptions {
@@ -90,6 +93,9 @@ impl Swtpm {
             .args(["--tpm2", "--overwrite", "--lock-nvram", "--createek", "--pcr-banks", &options.banks.join(",")])
             .args(["--rsa-keysize", &options.rsa_bits.to_string()])
             .args(["--config".as_ref(), setup.as_os_str(), "--tpmstate".as_ref(), state.as_os_str()]);
+        if has_profile()? {
+            program = program.args(["--profile-name", PROFILE]);
+        }
         if options.ek_certificate {
             program = program.args(["--create-ek-cert", "--create-platform-cert"]);
         }
@@ -265,6 +271,13 @@ impl Swtpm {
         self.tool("tpm2_nvread", &[RSA_EK_CERTIFICATE, "--output", text])?;
         Ok(fs::read(&path)?)
     }
+}
+
+/// Whether swtpm knows [`PROFILE`].
+fn has_profile() -> Result<bool> {
+    let program = Program::new("swtpm").args(["socket", "--tpm2", "--print-capabilities"]);
+    let capabilities = process::success("swtpm", program.run(LIMIT)?)?;
+    Ok(capabilities.contains(&format!("\"{PROFILE}\"")))
 }
 
 fn power_on(scratch: &Scratch, ports: &[Port; 2]) -> Result<Part> {
