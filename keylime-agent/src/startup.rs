@@ -229,12 +229,12 @@ impl Start<'_> {
                 ),
                 Some(other) => {
                     let outcome = match self.id {
-                        Choice::HashEk => "the agent id changes with it, and the host must be enrolled anew",
-                        _ => "the registrar refuses it under the same agent id until the record so far is deleted",
+                        Choice::HashEk => "the agent id changes and the host must be enrolled anew",
+                        _ => "the registrar refuses this host under its agent id until the record so far is deleted",
                     };
                     tracing::warn!(
                         "Not using old {shown}: it was made for the EK {other}, and the EK is {ek_hash} now (another TPM, or \
-                         another 'ek_handle' or 'tpm_encryption_alg'): {outcome}. It is kept as {kept}"
+                         another 'ek_handle' or 'tpm_encryption_alg'), so {outcome}: it is kept as {kept}"
                     );
                 }
             }

@@ -168,7 +168,7 @@ fn an_ak_of_other_settings_is_kept() {
     assert_eq!(code, Some(1));
     let reason = format!(
         "> Not using old {}: it was made for the EK {}, and the EK is {ek_hash} now (another TPM, or another 'ek_handle' or \
-         'tpm_encryption_alg'): the agent id changes with it, and the host must be enrolled anew. It is kept as ",
+         'tpm_encryption_alg'), so the agent id changes and the host must be enrolled anew: it is kept as ",
         data.display(),
         "0".repeat(64)
     );
