@@ -70,7 +70,7 @@ impl Clients {
         for (name, ca, key, extensions) in [
             ("with an RSA-1024 key", "openssl", "rsa:1024", CLIENT),
             ("with an RSA-2048 key", "openssl", "rsa:2048", CLIENT),
-            ("with an RSA-4096 key", "openssl", "rsa:4096", CLIENT),
+            ("with an RSA-3072 key", "openssl", "rsa:3072", CLIENT),
             ("with a P-384 key", "openssl", "P-384", CLIENT),
             ("with a P-521 key", "openssl", "P-521", CLIENT),
             ("with an Ed25519 key", "openssl", "ed25519", CLIENT),

@@ -16,7 +16,7 @@ use crate::clients::{Client, Clients};
 
 /// How often a handshake is tried whose refusal got lost: who sends on when the other side has closed may not get to
 /// read why it has.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 8;
 
 /// What each client gets.
 pub(crate) fn outcomes(binary: &Path) -> Answers {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The same requests to the stock Rust agent and to ours, on equal TPMs and with equal settings: what is answered is the
-//! same, field by field, but for the differences of one table. With mTLS each answers as without it. Which clients and
+//! The same requests to the stock Rust agent and to ours, on equal TPMs and with equal settings: what is answered is
+//! the same, field by field, but for the differences of one table. With mTLS each answers as without it. Which clients and
 //! which TLS they take is compared likewise.
 //!
 //! The stock agent's answers are recorded, so that ours is held to them where the stock agent cannot be had.
@@ -121,8 +121,10 @@ fn the_differences_are_documented() {
 
 /// What an agent answers, which must be the same with and without mTLS.
 fn answers_with_and_without_tls(binary: &Path) -> Answers {
+    let servers = &KeylimeServers::start(&KeylimeOptions::default()).unwrap();
     let [plain, tls] = std::thread::scope(|scope| {
-        [false, true].map(|mtls| scope.spawn(move || answers(binary, mtls))).map(|thread| thread.join().unwrap())
+        let threads = [false, true].map(|mtls| scope.spawn(move || answers(binary, servers, mtls)));
+        threads.map(|thread| thread.join().unwrap())
     });
     assert!(tls.len() > 400, "{} requests over mTLS", tls.len());
     for (name, answer) in &tls {
@@ -132,7 +134,7 @@ fn answers_with_and_without_tls(binary: &Path) -> Answers {
 }
 
 /// Starts an agent and sends it all requests.
-fn answers(binary: &Path, mtls: bool) -> Answers {
+fn answers(binary: &Path, servers: &KeylimeServers, mtls: bool) -> Answers {
     let tpm = Swtpm::start(SwtpmOptions::default()).unwrap();
     let mut list = ImaList::new(&tpm).unwrap();
     let measured: Vec<_> = (0..requests::ENTRIES).map(|n| format!("/usr/bin/program-\"{n}\"\\")).collect();
@@ -140,13 +142,12 @@ fn answers(binary: &Path, mtls: bool) -> Answers {
     list.measure(&tpm, Template::Ng, &measured).unwrap();
     let boot_log = tpm.scratch().write("binary_bios_measurements", (0..=255).collect::<Vec<u8>>()).unwrap();
     tpm.pcr_extend(15).unwrap();
-    let servers = KeylimeServers::start(&KeylimeOptions::default()).unwrap();
     let options = KeylimeAgentOptions { mtls, ..KeylimeAgentOptions::new(binary) };
     let options = options
         .env("KEYLIME_AGENT_IMA_ML_PATH", list.path().display().to_string())
         .env("KEYLIME_AGENT_MEASUREDBOOT_ML_PATH", boot_log.display().to_string());
-    let agent = KeylimeAgent::start(&tpm.tcti, &servers, &options).unwrap();
-    let facts = Facts::of(&agent, &servers);
+    let agent = KeylimeAgent::start(&tpm.tcti, servers, &options).unwrap();
+    let facts = Facts::of(&agent, servers);
     let mut requests = requests::all(&facts.for_agent(&agent));
     if mtls {
         // A handshake for each takes its time, and the versions are answered alike.
