@@ -301,8 +301,7 @@ impl Start<'_> {
             aik_tpm: ak.public_2b.clone(),
             ek_tpm: ek.public_2b.clone(),
             ekcert: ek_certificate::to_register(ek),
-            // The verifier puts it into a URL as it is.
-            ip: contact.in_url(),
+            ip: contact.to_string(),
             port: *port,
             mtls_cert,
             device_identity: None,

@@ -195,15 +195,15 @@ fn the_verifier_reaches_the_contact_address() {
     let long = "agent-with-a-longer-name.example";
     let v6 = "IP Address:0:0:0:0:0:0:0:1";
     for (row, (ip, contact, registered, listening, name, reached)) in [
-        ("::1", "::1", "[::1]", "[::1]", v6, true),
-        ("[::1]", "[::1]", "[::1]", "[::1]", v6, true),
+        ("::1", "::1", "::1", "[::1]", v6, true),
+        ("[::1]", "[::1]", "::1", "[::1]", v6, true),
         ("::", "127.0.0.1", "127.0.0.1", "[::]", "IP Address:127.0.0.1", true),
-        ("::", "::1", "[::1]", "[::]", v6, true),
+        ("::", "::1", "::1", "[::]", v6, true),
         ("0.0.0.0", "localhost", "localhost", "0.0.0.0", "DNS:localhost", true),
         ("0.0.0.0", "127.0.0.2", "127.0.0.2", "0.0.0.0", "IP Address:127.0.0.2", true),
         // No resolver knows the names, so only the registrar has them. The first is longer than its column says.
         ("localhost", long, long, "127.0.0.1", "DNS:agent-with-a-longer-name.example", false),
-        ("127.0.0.1", "2001:db8:1:2::10", "[2001:db8:1:2::10]", "127.0.0.1", "IP Address:2001:DB8:1:2:0:0:0:10", false),
+        ("127.0.0.1", "2001:db8:1:2::10", "2001:db8:1:2::10", "127.0.0.1", "IP Address:2001:DB8:1:2:0:0:0:10", false),
     ]
     .into_iter()
     .enumerate()

@@ -28,19 +28,13 @@ impl Host {
         Ok(host.parse().map_or_else(|_| Self::Name(host), Self::Address))
     }
 
-    /// The host as in a URL: IPv6 addresses in brackets.
-    #[must_use]
-    pub fn in_url(&self) -> String {
-        match self {
-            Self::Address(IpAddr::V6(address)) => format!("[{address}]"),
-            other => other.to_string(),
-        }
-    }
-
     /// The host and a port, as in a URL: IPv6 addresses in brackets.
     #[must_use]
     pub fn with_port(&self, port: u16) -> String {
-        format!("{}:{port}", self.in_url())
+        match self {
+            Self::Address(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+            other => format!("{other}:{port}"),
+        }
     }
 }
 
