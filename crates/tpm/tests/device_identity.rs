@@ -5,9 +5,9 @@ mod support;
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use support::{ensure_empty, plain_swtpm, settings, start};
+use support::{ensure_empty, has_rsa4096, plain_swtpm, settings, start};
+use test_support::Swtpm;
 use test_support::device_identity::DeviceKey;
-use test_support::{Swtpm, require};
 use tpm::{AkInfo, Certification, DeviceKeyKind, DeviceKeySource, Tpm, TpmSettings};
 use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 use zeroize::Zeroizing;
@@ -65,12 +65,11 @@ async fn keys_by_template_are_those_of_other_tools_and_certify() -> Result<()> {
         let (tpm, ak) = started(&swtpm, settings(&swtpm)).await?;
         let template = DeviceKeySource::Template { key, name_alg };
         let idevid = tpm.device_key(D::IDevId, template.clone()).await;
-        if key == K::Rsa4096 {
+        if key == K::Rsa4096 && !has_rsa4096(&swtpm)? {
             let text = idevid.err().map(|error| error.to_string()).unwrap_or_default();
             let begin = "this TPM cannot make an IDevID of type rsa4096 with nameAlg sha512 (Keylime option \
                          iak_idevid_template): TPM_RC_";
             ensure!(text.starts_with(begin), "{text}");
-            require::skip::<()>(&row, "the software TPM has no such key");
             tpm.shutdown().await?;
             continue;
         }

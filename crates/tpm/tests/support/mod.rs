@@ -66,6 +66,15 @@ pub(crate) fn all_banks() -> Vec<String> {
     ["sha1", "sha256", "sha384", "sha512"].map(str::to_owned).to_vec()
 }
 
+/// Whether the TPM has RSA-4096, as swtpm has with libtpms 0.11. Says so loudly if not.
+pub(crate) fn has_rsa4096(swtpm: &Swtpm) -> Result<bool> {
+    let has = swtpm.tool_output("tpm2_testparms", &["rsa4096:null:aes128cfb"])?.status.success();
+    if !has {
+        require::skip::<()>("rsa4096", "the software TPM has no such key");
+    }
+    Ok(has)
+}
+
 pub(crate) fn settings(swtpm: &Swtpm) -> TpmSettings {
     TpmSettings { tcti: Some(swtpm.tcti.clone()), ..TpmSettings::default() }
 }
