@@ -4,9 +4,6 @@
 mod support;
 
 use anyhow::Result;
-use std::io::{Read as _, Write as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{ensure_empty, identity_quote, plain_swtpm, request, settings, start, verify};
 use test_support::Swtpm;
@@ -146,37 +143,15 @@ async fn two_programs_that_fight_for_pcr_16_get_good_quotes_or_none() -> Result<
     ensure_empty(&swtpm)
 }
 
-/// Extends PCR 10 once. The TPM serves one connection after the other, so this comes between the commands of others.
-fn extend(port: u16) -> Result<()> {
-    // Header of TPM2_PCR_Extend; the handle and an empty password; one SHA-256 digest.
-    let (head, area) = ("80020000004100000182", "0000000a00000009400000090000010000");
-    let digests = format!("00000001000b{}", "5a".repeat(32));
-    let mut tpm = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    tpm.write_all(&hex::decode([head, area, &digests].concat())?)?;
-    let mut answer = [0; 10];
-    tpm.read_exact(&mut answer)?;
-    anyhow::ensure!(answer[6..] == [0; 4], "{answer:x?}");
-    Ok(())
-}
-
 #[tokio::test]
 async fn pcrs_that_change_all_the_time_give_good_quotes_or_none() -> Result<()> {
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
-    let port = swtpm.tcti.rsplit('=').next().unwrap_or_default().parse()?;
     let mask: PcrMask = "0x400".parse()?;
     let (mut good, mut refused) = (0, 0);
     // Milliseconds between two extensions, from none at all to hardly one during a quote.
     for pause in [0, 1, 2, 4, 8, 16, 32, 64] {
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&over);
-        let rival = std::thread::spawn(move || {
-            while !is_over.load(Ordering::Relaxed) {
-                extend(port)?;
-                std::thread::sleep(Duration::from_millis(pause));
-            }
-            Ok(())
-        });
+        let _rival = swtpm.keep_extending(10, Duration::from_millis(pause))?;
         for _ in 0..40 {
             let before = tpm.commands_sent();
             match counted(&tpm, &ak.public_2b, mask).await {
@@ -191,9 +166,6 @@ async fn pcrs_that_change_all_the_time_give_good_quotes_or_none() -> Result<()> 
                 }
             }
         }
-        over.store(true, Ordering::Relaxed);
-        let ended: Result<()> = rival.join().map_err(|_| anyhow::anyhow!("the rival has panicked"))?;
-        ended?;
     }
     println!("{good} good quotes, {refused} refused");
     assert!(good > 0 && refused > 0);

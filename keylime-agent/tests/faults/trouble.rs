@@ -179,6 +179,30 @@ fn a_tpm_that_stalls_or_is_reset_is_a_passing_fault() {
 }
 
 #[test]
+fn pcrs_that_change_all_the_time_are_a_passing_fault() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let (agent, id) = enrolled(&lab);
+    let mut answers = BTreeMap::<u16, u64>::new();
+    watched(&lab.servers, &id, || {
+        for pause in [0, 4, 64] {
+            let _rival = lab.tpm.keep_extending(10, Duration::from_millis(pause)).unwrap();
+            for _ in 0..20 {
+                let answer = agent.get("/v2.6/quotes/integrity?nonce=abc&mask=0x400&partial=1").unwrap();
+                *answers.entry(answer.status).or_default() += 1;
+                if answer.status != 200 {
+                    let refused = serde_json::json!({"code": 500, "status": "Unable to retrieve quote", "results": {}});
+                    assert_eq!(answer.body, refused);
+                }
+            }
+            // The verifier asks for PCR 16 alone.
+            lab.wait_quotes(&id, 1);
+        }
+    });
+    println!("{answers:?}");
+    assert!(answers.len() == 2 && answers.contains_key(&200) && answers.contains_key(&500), "{answers:?}");
+}
+
+#[test]
 fn the_verifiers_half_of_the_key_finds_the_agent_again() {
     let servers = KeylimeOptions { agent_mtls: false, ..KeylimeOptions::default() };
     let Some(lab) = Lab::start(servers) else { return };
