@@ -96,7 +96,10 @@ fn a_full_disk_leaves_no_half_of_anything() {
     let output = lab.servers.tenant(&["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "-f", file]).unwrap();
     assert!(output.status.success(), "{output:?}");
     let log = agent.part().wait_log("> Failed to run encrypted payload: ", LIMIT).unwrap();
-    assert!(log.contains("/secure/unzipped/decrypted_payload: No space left on device (os error 28): the "), "{log}");
+    assert!(
+        log.contains("/secure/unzipped.new/decrypted_payload: No space left on device (os error 28): the "),
+        "{log}"
+    );
     lab.servers.wait_verified(&id, LIMIT).unwrap();
     lab.wait_quotes(&id, 2);
     verifier.was_content();
