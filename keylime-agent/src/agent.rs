@@ -15,6 +15,7 @@ use crate::measurement::ima::ImaList;
 use crate::payload::Delivery;
 use crate::payload_key::PayloadKey;
 use crate::revocation::Inbox;
+use crate::turns::Turns;
 
 /// Large request bodies read at the same time; each may take some megabytes.
 const BODIES: usize = 8;
@@ -31,6 +32,8 @@ pub(crate) struct Agent {
     /// The AK's handle in the TPM, as told to those who ask; another one if the TPM had to be reopened.
     pub(crate) ak_handle: u32,
     pub(crate) tpm: Tpm,
+    /// Whose quote the TPM makes next.
+    pub(crate) turns: Turns,
     pub(crate) payload_key: PayloadKey,
     /// Digest of the payload key's public PEM text in the PCR bank, which goes into PCR 16.
     pub(crate) node_key_digest: Vec<u8>,

@@ -29,6 +29,7 @@ mod routes;
 mod server;
 mod server_certificate;
 mod startup;
+mod turns;
 
 pub use config::Config;
 pub use error::StartError;

@@ -30,6 +30,7 @@ use crate::privileges;
 use crate::registration::{Outcome, Registrar};
 use crate::revocation::{Revoker, Subscriber};
 use crate::server::{Bound, BoundUnix};
+use crate::turns::Turns;
 use crate::{device_identity, ek_certificate, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
@@ -182,6 +183,7 @@ impl Start<'_> {
             signing: config.tpm.signing,
             ak_handle: ak.handle,
             tpm: self.tpm.clone(),
+            turns: Turns::default(),
             payload_key,
             node_key_digest,
             ima_list: logs.ima.map(|file| ImaList::new(file, &config.ima_log.path)),

@@ -4,16 +4,16 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use service::Report;
-use tpm::QuoteRequest;
+use tpm::{QuoteRequest, TpmError};
 use tpm_wire::nonce::{Nonce, NonceError};
 use tpm_wire::pcr::{PcrMask, PcrMaskError};
 use tpm_wire::quote::QuoteString;
@@ -22,6 +22,7 @@ use super::answer::{self, Refusal, SUCCESS};
 use super::query::{Parameters, is_alphanumeric};
 use super::{Api, get_only};
 use crate::measurement::{boot, ima};
+use crate::turns::Source;
 
 /// How long a caller waits for the TPM. The verifier gives up after a minute, and asks again after an error.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -44,6 +45,7 @@ struct IdentityQuery {
 /// `GET /quotes/identity?nonce=…`: a quote of PCR 16 alone.
 async fn identity(
     State(api): State<Api>,
+    Extension(source): Extension<Source>,
     Parameters(IdentityQuery { nonce: text }): Parameters<IdentityQuery>,
 ) -> Result<Response, Refusal> {
     let nonce = text.parse().map_err(|error| match error {
@@ -51,7 +53,7 @@ async fn identity(
         NonceError::Empty => refuse("The nonce must not be empty"),
         _ => refuse(format!("Parameters should be strictly alphanumeric: {text}")),
     })?;
-    let mut body = quote(&api, nonce, PcrMask::EMPTY, true).await?;
+    let mut body = quote(&api, source, nonce, PcrMask::EMPTY, true).await?;
     body.push_str("}}");
     tracing::info!("GET identity quote returning 200 response");
     Ok(answer::json(StatusCode::OK, body))
@@ -59,10 +61,14 @@ async fn identity(
 
 /// `GET /quotes/integrity?nonce=…&mask=…&partial=…[&ima_ml_entry=…]`: a quote of the PCRs in the mask and PCR 16, with the
 /// logs that explain PCRs 0 and 10 if those are in the mask.
-async fn integrity(State(api): State<Api>, Parameters(query): Parameters<IntegrityQuery>) -> Result<Response, Refusal> {
+async fn integrity(
+    State(api): State<Api>,
+    Extension(source): Extension<Source>,
+    Parameters(query): Parameters<IntegrityQuery>,
+) -> Result<Response, Refusal> {
     let request = Integrity::parse(query)?;
     let agent = &api.agent;
-    let mut body = quote(&api, request.nonce, request.mask, request.with_key).await?;
+    let mut body = quote(&api, source, request.nonce, request.mask, request.with_key).await?;
     // The logs are read after the quote: they may be ahead of the PCRs, never behind.
     if request.mask.contains(BOOT_PCR)
         && let Some(log) = &agent.boot_log
@@ -143,14 +149,19 @@ impl Integrity {
 }
 
 /// Makes the quote and begins the answer, up to and without the end of its results.
-async fn quote(Api { agent, version }: &Api, nonce: Nonce, mask: PcrMask, with_key: bool) -> Result<String, Refusal> {
-    let request = QuoteRequest {
-        nonce,
-        mask,
-        node_key_digest: agent.node_key_digest.clone(),
-        deadline: Instant::now() + DEADLINE,
-    };
+async fn quote(
+    Api { agent, version }: &Api,
+    source: Source,
+    nonce: Nonce,
+    mask: PcrMask,
+    with_key: bool,
+) -> Result<String, Refusal> {
+    let deadline = Instant::now() + DEADLINE;
+    let turn = tokio::time::timeout_at(deadline.into(), agent.turns.take(source)).await;
+    let turn = turn.map_err(|_| failed(&TpmError::Deadline))?;
+    let request = QuoteRequest { nonce, mask, node_key_digest: agent.node_key_digest.clone(), deadline };
     let quote = agent.tpm.quote(request).await.map_err(|error| failed(&error))?;
+    drop(turn);
     let quote = QuoteString::new(quote.attest, quote.signature, &quote.pcrs).map_err(|error| failed(&error))?;
     let mut body = String::with_capacity(4096);
     // Neither the quote nor the names hold characters that JSON would have escaped; writing to a String cannot fail.

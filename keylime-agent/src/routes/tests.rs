@@ -49,6 +49,7 @@ impl Lab {
             signing: settings.scheme,
             ak_handle: 0,
             tpm: Tpm::open(settings).await.unwrap(),
+            turns: Default::default(),
             payload_key,
             node_key_digest: Vec::new(),
             ima_list: None,
@@ -70,7 +71,8 @@ impl Lab {
             "" => Uri::from_static("localhost:1"),
             uri => uri.parse().unwrap(),
         };
-        let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
+        let request = Request::builder().method(method).uri(uri).extension(crate::turns::Source::User(0));
+        let request = request.body(Body::empty()).unwrap();
         let answer = self.routes.call(request).await.unwrap();
         let header = |name| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let (status, allow, content_type) = (answer.status().as_u16(), header(ALLOW), header(CONTENT_TYPE));

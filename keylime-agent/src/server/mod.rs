@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,10 +23,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use service::drain::Watch;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
+use crate::turns::Source;
 use connections::{Busy, Slot};
-use pace::Paced;
+use pace::{Deadline, Paced};
 
 pub(crate) use tcp::{Bound, TcpError};
 pub(crate) use unix::{BoundUnix, UnixError};
@@ -39,6 +39,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 const LAST_REQUEST: Duration = Duration::from_secs(60);
 /// Time to send the rest of an answer whose connection has to make room for another one.
 const LAST_PIECE: Duration = Duration::from_secs(1);
+/// Largest piece of an answer that is handed over at once.
+const PIECE: usize = 16 << 10;
 /// Largest request head. The longest path and query the API knows is below 300 bytes.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -56,6 +58,15 @@ pub(crate) enum Peer {
     },
 }
 
+impl Peer {
+    fn source(&self) -> Source {
+        match self {
+            Self::Tcp(address) => address.ip().into(),
+            Self::Unix { uid, .. } => Source::User(*uid),
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,9 +80,23 @@ impl fmt::Display for Peer {
 /// The body of an answer; its connection is busy until the body has been handed over or given up.
 struct BusyBody {
     body: Body,
-    /// When it has to be over.
-    deadline: Instant,
+    /// What is left of a large piece. It is handed over in small ones, for what has been handed over counts as sent.
+    rest: Bytes,
+    deadline: Deadline,
     _busy: Busy,
+}
+
+impl BusyBody {
+    fn new(body: Body, deadline: Deadline, busy: Busy) -> Self {
+        deadline.begin();
+        Self { body, rest: Bytes::new(), deadline, _busy: busy }
+    }
+}
+
+impl Drop for BusyBody {
+    fn drop(&mut self) {
+        self.deadline.end();
+    }
 }
 
 impl hyper::body::Body for BusyBody {
@@ -82,19 +107,30 @@ impl hyper::body::Body for BusyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Asked for each time that the other side has taken what there was, or [`Paced`] ends the connection.
-        if Instant::now() >= self.deadline {
-            return Poll::Ready(Some(Err(axum::Error::new("the other side takes the answer too slowly"))));
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
         }
-        Pin::new(&mut self.body).poll_frame(context)
+        let length = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
+        let mut all = SizeHint::new();
+        all.set_lower(rest + hint.lower());
+        if let Some(upper) = hint.upper() {
+            all.set_upper(rest + upper);
+        }
+        all
     }
 }
 
@@ -104,19 +140,22 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let routes = TowerToHyperService::new(routes);
-    let service = service_fn(|request: Request<Incoming>| {
-        let routes = &routes;
+    let deadline = Deadline::default();
+    let paced = Paced::new(io, deadline.clone());
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let (routes, deadline) = (&routes, &deadline);
+        request.extensions_mut().insert(peer.source());
         async move {
             let busy = slot.busy().await;
             // Without the query: it holds nonces.
             tracing::info!("{} invoked from \"{peer}\" with uri {}", request.method(), request.uri().path());
             let answer = routes.call(request).await?;
-            Ok::<_, Infallible>(answer.map(|body| BusyBody { body, deadline: pace::deadline(), _busy: busy }))
+            Ok::<_, Infallible>(answer.map(|body| BusyBody::new(body, deadline.clone(), busy)))
         }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(MAX_HEAD);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Paced::new(io)), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(paced), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Ok(ended),
         () = watch.draining() => Err(LAST_REQUEST),
@@ -147,6 +186,7 @@ mod tests {
     use service::drain::Drain;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc::UnboundedReceiver;
+    use tokio::time::Instant;
 
     use super::connections::Connections;
     use super::*;
@@ -190,17 +230,20 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
     async fn who_takes_little_loses_the_connection_as_well() {
-        let connections = Connections::new(1);
-        let (mut caller, task) = serve(&connections, endless);
-        caller.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let start = Instant::now();
-        let mut piece = [0; 100];
-        while !task.is_finished() {
-            assert_ne!(caller.read(&mut piece).await.unwrap(), 0);
-            tokio::time::sleep(Duration::from_millis(500)).await;
+        let one_piece = || Body::from(vec![b'a'; 1 << 20]);
+        for (answer, step) in [(endless as fn() -> Body, 500), (one_piece, 500), (one_piece, 19_000)] {
+            let connections = Connections::new(1);
+            let (mut caller, task) = serve(&connections, answer);
+            caller.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let start = Instant::now();
+            let mut piece = [0; 100];
+            while !task.is_finished() {
+                assert_ne!(caller.read(&mut piece).await.unwrap(), 0);
+                tokio::time::sleep(Duration::from_millis(step)).await;
+            }
+            assert!((120..140).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+            assert!(connections.is_empty());
         }
-        assert!((120..140).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-        assert!(connections.is_empty());
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]

@@ -4,6 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,21 +16,41 @@ const STALL: Duration = Duration::from_secs(20);
 /// Longest time for an answer from its beginning. The verifier waits for 60 s unless it is configured otherwise.
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// When the answer that begins now has to be over.
-pub(super) fn deadline() -> Instant {
-    Instant::now() + ANSWER
+/// When the answer that is being sent has to be over; shared by the connection and the answer's body.
+#[derive(Clone, Default)]
+pub(super) struct Deadline(Arc<Mutex<Option<Instant>>>);
+
+impl Deadline {
+    /// An answer begins.
+    pub(super) fn begin(&self) {
+        self.set(Some(Instant::now() + ANSWER));
+    }
+
+    /// The answer has been handed over.
+    pub(super) fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, at: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// A connection on which a write fails once the other side has taken nothing for 20 s.
+/// A connection on which a write fails once the other side has taken nothing for 20 s, or an answer is over its time.
 pub(super) struct Paced<I> {
     io: I,
+    deadline: Deadline,
     /// Runs while bytes wait to be taken.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Paced<I> {
-    pub(super) fn new(io: I) -> Self {
-        Self { io, stalled: None }
+    pub(super) fn new(io: I, deadline: Deadline) -> Self {
+        Self { io, deadline, stalled: None }
     }
 
     fn limit<T>(&mut self, result: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -37,7 +58,10 @@ impl<I> Paced<I> {
             self.stalled = None;
             return result;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        let stalled = self.stalled.get_or_insert_with(|| {
+            let limit = Instant::now() + STALL;
+            Box::pin(tokio::time::sleep_until(self.deadline.get().map_or(limit, |deadline| deadline.min(limit))))
+        });
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other side does not take the answer")))
     }
