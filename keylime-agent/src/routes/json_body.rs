@@ -23,6 +23,8 @@ use crate::agent::Agent;
 pub(crate) const MAX_BODY: usize = 2 << 20;
 /// Bodies up to this size, such as the verifier's half of a key, wait for none that are larger.
 const SMALL: usize = 16 << 10;
+/// Longest time that a large body waits for others.
+const MAX_WAIT: Duration = Duration::from_secs(20);
 /// Longest time for a body to arrive.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
@@ -62,6 +64,10 @@ async fn collect<'a>(
         tracing::warn!("POST returning 413 response. The body is larger than {MAX_BODY} bytes");
         Refusal::new(413, format!("The request body is larger than {MAX_BODY} bytes"))
     };
+    let busy = || {
+        tracing::warn!("POST returning 500 response. Too many large request bodies are being read");
+        Refusal::failed("Too many large request bodies are being read")
+    };
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > MAX_BODY {
         return Err(too_large());
@@ -78,11 +84,12 @@ async fn collect<'a>(
             return Err(too_large());
         }
         if needed > bytes.capacity() {
-            let room = announced.max(needed).max(2 * bytes.capacity());
-            if room > SMALL && permit.is_none() {
+            if needed > SMALL && permit.is_none() {
+                let turn = tokio::time::timeout(MAX_WAIT, agent.bodies.acquire()).await;
                 // Never closed.
-                permit = agent.bodies.acquire().await.ok();
+                permit = turn.map_err(|_| busy())?.ok();
             }
+            let room = if permit.is_some() { announced.max(needed).max(2 * bytes.capacity()) } else { SMALL };
             // A vector that grows by itself leaves parts of keys behind.
             let mut larger = Zeroizing::new(Vec::with_capacity(room));
             larger.extend_from_slice(&bytes);

@@ -3,15 +3,26 @@
 //! nothing, nor by asking on more of them than can be answered at a time.
 //!
 //! A connection is *new* until its first request has come, and then *served*. There are places for so many of each. A new
-//! connection takes the place of the one that has been new the longest; a first request takes the place of the served
-//! connection that has been without a request the longest. Where all of those have one, it waits for its turn, first come,
-//! first served: the next connection that has been answered makes room for it. While many wait, no more are accepted.
+//! connection takes the place of the one that has been new the longest, of the source that has most of them; a first request
+//! takes the place of the served connection that has been without a request the longest. Where all of those have one, it
+//! waits for its turn: the next connection that has been answered makes room for the source that has the fewest requests in
+//! progress, and of one source for who came first. No source has all the places.
+//!
+//! While many wait, no more are accepted if all requests come from one source: the kernel keeps them in their order. If there
+//! are others, they must not stand behind that crowd, so what comes of it is accepted and closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::turns::Source;
+
+/// How long a source counts as one of several after its last request. The verifier asks every other second.
+const SEEN: Duration = Duration::from_secs(60);
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +52,8 @@ struct Table {
     /// Counts events; gives ids, and an order to states.
     clock: u64,
     limits: Limits,
+    /// Who has asked, and when last.
+    seen: HashMap<Source, Instant>,
 }
 
 /// How many connections may be in which states.
@@ -50,9 +63,12 @@ struct Limits {
     waiting: usize,
     /// Busy or idle.
     served: usize,
+    /// Busy, of one source.
+    each: usize,
 }
 
 struct Entry {
+    source: Source,
     state: State,
     /// When the state began.
     since: u64,
@@ -97,19 +113,27 @@ impl Connections {
     /// A table for at most `limit` connections, half of them new ones.
     pub(super) fn new(limit: usize) -> Self {
         let (new, waiting) = (limit.div_ceil(2), limit.div_ceil(8));
-        let limits = Limits { new, waiting, served: limit.saturating_sub(new + waiting).max(1) };
-        let table = Mutex::new(Table { entries: BTreeMap::new(), clock: 0, limits });
+        let served = limit.saturating_sub(new + waiting).max(1);
+        Self::with(Limits { new, waiting, served, each: (served.div_ceil(4) * 3).min(served) })
+    }
+
+    /// A table for connections that are not served.
+    pub(super) fn never_served(limit: usize) -> Self {
+        Self::with(Limits { new: limit, waiting: 1, served: 1, each: 1 })
+    }
+
+    fn with(limits: Limits) -> Self {
+        let table = Mutex::new(Table { entries: BTreeMap::new(), clock: 0, limits, seen: HashMap::new() });
         Self(Arc::new(Shared { table, fewer: Notify::new() }))
     }
 
-    /// Completes when another connection may be accepted: when not too many wait for their turn. Cancel safe; for one caller
-    /// at a time.
+    /// Completes when another connection may be accepted. Cancel safe; for one caller at a time.
     pub(super) async fn room(&self) {
         loop {
             let fewer = self.0.fewer.notified();
             {
                 let table = self.table();
-                if table.count(|state| state == State::Waiting) < table.limits.waiting {
+                if table.count(|entry| entry.state == State::Waiting) < table.limits.waiting || table.sources() > 1 {
                     return;
                 }
             }
@@ -117,17 +141,21 @@ impl Connections {
         }
     }
 
-    /// A place for a new connection.
-    pub(super) fn admit(&self) -> Slot {
+    /// A place for a new connection, unless as many requests of its source wait already as may.
+    pub(super) fn admit(&self, source: Source) -> Option<Slot> {
         let mut table = self.table();
-        if table.count(|state| state == State::New) >= table.limits.new {
-            table.evict(State::New);
+        let its_waiting = |entry: &Entry| entry.state == State::Waiting && entry.source == source;
+        if table.count(its_waiting) >= table.limits.waiting {
+            return None;
+        }
+        if table.count(|entry| entry.state == State::New) >= table.limits.new {
+            table.evict_new();
         }
         let id = table.tick();
         let signals = Arc::<Signals>::default();
-        table.entries.insert(id, Entry { state: State::New, since: id, signals: Arc::clone(&signals) });
+        table.entries.insert(id, Entry { source, state: State::New, since: id, signals: Arc::clone(&signals) });
         drop(table);
-        Slot { connections: self.clone(), id, signals }
+        Some(Slot { connections: self.clone(), id, signals })
     }
 
     /// Changes the table, and tells who accepts connections.
@@ -152,14 +180,22 @@ impl Table {
         self.clock
     }
 
-    fn count(&self, is: impl Fn(State) -> bool) -> usize {
-        self.entries.values().filter(|entry| is(entry.state)).count()
+    fn count(&self, is: impl Fn(&Entry) -> bool) -> usize {
+        self.entries.values().filter(|entry| is(entry)).count()
     }
 
-    /// The connection that has been in a state the longest.
-    fn longest(&self, state: State) -> Option<u64> {
-        let those = self.entries.iter().filter(|(_, entry)| entry.state == state);
-        those.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id)
+    /// How many connections of each source are in a state.
+    fn by_source(&self, state: State) -> HashMap<Source, usize> {
+        let mut counts = HashMap::new();
+        for entry in self.entries.values().filter(|entry| entry.state == state) {
+            *counts.entry(entry.source).or_default() += 1;
+        }
+        counts
+    }
+
+    /// How many sources have asked in the last minute.
+    fn sources(&self) -> usize {
+        self.seen.values().filter(|last| last.elapsed() < SEEN).count()
     }
 
     /// Notes what a connection does now; whether it still has its place.
@@ -171,27 +207,52 @@ impl Table {
         true
     }
 
-    /// Takes the place of the connection that has been in a state the longest, if there is one. Its task ends as soon as it
-    /// is run; the place is free at once.
-    fn evict(&mut self, state: State) -> bool {
-        let entry = self.longest(state).and_then(|id| self.entries.remove(&id));
-        if let Some(entry) = &entry {
+    /// Takes the place of a connection. Its task ends as soon as it is run; the place is free at once.
+    fn evict(&mut self, id: u64) {
+        if let Some(entry) = self.entries.remove(&id) {
             entry.signals.evict.notify_one();
         }
-        entry.is_some()
+    }
+
+    fn evict_new(&mut self) {
+        let counts = self.by_source(State::New);
+        let crowded = counts.values().max().copied();
+        let those = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.state == State::New && counts.get(&entry.source).copied() == crowded);
+        if let Some(id) = those.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id) {
+            self.evict(id);
+        }
     }
 
     /// Lets those who wait have their turn, as far as there are places.
     fn give_turns(&mut self) {
-        while let Some(next) = self.longest(State::Waiting) {
-            let served = self.count(|state| matches!(state, State::Busy | State::Idle));
-            if served >= self.limits.served && !self.evict(State::Idle) {
+        while self.entries.values().any(|entry| entry.state == State::Waiting) {
+            let busy = self.by_source(State::Busy);
+            let requests = |entry: &Entry| busy.get(&entry.source).copied().unwrap_or_default();
+            let waiting = self.entries.iter().filter(|(_, entry)| entry.state == State::Waiting);
+            let next = waiting.min_by_key(|(_, entry)| (requests(entry), entry.since));
+            let Some(next) = next.filter(|(_, entry)| requests(entry) < self.limits.each).map(|(id, _)| *id) else {
                 return;
+            };
+            if self.count(|entry| matches!(entry.state, State::Busy | State::Idle)) >= self.limits.served {
+                let idle = self.entries.iter().filter(|(_, entry)| entry.state == State::Idle);
+                let Some(longest) = idle.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id) else { return };
+                self.evict(longest);
             }
             self.set(next, State::Busy);
             if let Some(entry) = self.entries.get(&next) {
                 entry.signals.turn.notify_one();
             }
+        }
+    }
+
+    /// Notes that the source of a connection has asked.
+    fn note(&mut self, id: u64) {
+        let Some(source) = self.entries.get(&id).map(|entry| entry.source) else { return };
+        if self.seen.insert(source, Instant::now()).is_none() {
+            self.seen.retain(|_, last| last.elapsed() < SEEN);
         }
     }
 }
@@ -203,6 +264,7 @@ impl Slot {
         let is_first = !self.signals.served.load(Ordering::Relaxed);
         {
             let mut table = self.connections.table();
+            table.note(self.id);
             table.set(self.id, if is_first { State::Waiting } else { State::Busy });
             table.give_turns();
         }
@@ -246,6 +308,10 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
+    fn admit(connections: &Connections) -> Slot {
+        connections.admit(Source::User(1)).unwrap()
+    }
+
     fn is_evicted(slot: &Slot) -> bool {
         let ready = poll(pin!(slot.evicted())).is_ready();
         if ready {
@@ -266,17 +332,17 @@ mod tests {
     #[test]
     fn of_those_that_say_nothing_the_oldest_goes_first() {
         let connections = table();
-        let served = connections.admit();
+        let served = admit(&connections);
         drop(busy(&served));
-        let mut silent: Vec<_> = (0..4).map(|_| connections.admit()).collect();
+        let mut silent: Vec<_> = (0..4).map(|_| admit(&connections)).collect();
         for gone in 0..6 {
             assert_eq!(silent.iter().position(|slot| !is_evicted(slot)), Some(gone));
-            silent.push(connections.admit());
+            silent.push(admit(&connections));
         }
         // One that comes to ask takes no place of theirs any more.
         let asking = silent.pop().unwrap();
         drop(busy(&asking));
-        silent.push(connections.admit());
+        silent.push(admit(&connections));
         assert_eq!(silent.iter().position(|slot| !is_evicted(slot)), Some(6));
         assert!(!is_evicted(&served));
         // One that has lost its place has no turn.
@@ -286,7 +352,7 @@ mod tests {
     #[test]
     fn a_request_takes_the_place_of_the_longest_silent_one_that_has_had_its_answer() {
         let connections = table();
-        let slots: Vec<_> = (0..4).map(|_| connections.admit()).collect();
+        let slots: Vec<_> = (0..4).map(|_| admit(&connections)).collect();
         let first = busy(&slots[0]);
         drop(busy(&slots[1]));
         drop(busy(&slots[2]));
@@ -301,9 +367,9 @@ mod tests {
     #[test]
     fn where_all_are_busy_the_next_answer_makes_room() {
         let connections = table();
-        let slots: Vec<_> = (0..4).map(|_| connections.admit()).collect();
+        let slots: Vec<_> = (0..4).map(|_| admit(&connections)).collect();
         let mut requests: Vec<_> = slots[..3].iter().map(busy).collect();
-        let later = connections.admit();
+        let later = admit(&connections);
         assert!(poll(pin!(connections.room())).is_ready());
         let mut waiting = pin!(slots[3].busy());
         assert!(poll(waiting.as_mut()).is_pending());
@@ -329,14 +395,56 @@ mod tests {
     #[test]
     fn who_goes_away_while_waiting_is_not_waited_for() {
         let connections = Connections::new(1);
-        let first = connections.admit();
+        let first = admit(&connections);
         let request = busy(&first);
-        let second = connections.admit();
+        let second = admit(&connections);
         assert!(poll(pin!(second.busy())).is_pending());
         drop(second);
         drop(request);
         assert!(!is_evicted(&first));
         drop(first);
         assert!(connections.is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_crowd_does_not_stand_before_the_others() {
+        let (crowd, other) = (Source::User(1), Source::User(2));
+        // Places for 16 new ones, 4 that wait, and 12 that are served, 9 of them of one source.
+        let connections = Connections::new(32);
+        let slots: Vec<_> = (0..13).map(|_| admit(&connections)).collect();
+        let requests: Vec<_> = slots[..9].iter().map(busy).collect();
+        let mut waiting: Vec<_> = slots[9..].iter().map(|slot| Box::pin(slot.busy())).collect();
+        assert!(waiting.iter_mut().all(|request| poll(request.as_mut()).is_pending()));
+        // As long as there is nobody else the kernel keeps the rest of it.
+        assert!(poll(pin!(connections.room())).is_pending());
+        assert!(connections.admit(crowd).is_none());
+        let first = connections.admit(other).unwrap();
+        let request = busy(&first);
+        assert!(poll(pin!(connections.room())).is_ready());
+        assert!(connections.admit(crowd).is_none());
+        // The places of all others are taken as well: the fewest requests count, and not who came first.
+        let more: Vec<_> = (0..2).map(|_| connections.admit(other).unwrap()).collect();
+        let more: Vec<_> = more.iter().map(busy).collect();
+        let third = Source::User(3);
+        let last = connections.admit(third).unwrap();
+        let mut last = pin!(last.busy());
+        assert!(poll(last.as_mut()).is_pending());
+        drop(requests);
+        assert!(poll(last.as_mut()).is_ready() && poll(waiting[0].as_mut()).is_ready());
+        drop((request, more));
+        // A minute later there is nobody else any more.
+        let slots: Vec<_> = (0..9).map(|_| admit(&connections)).collect();
+        let _requests: Vec<_> = slots.iter().map(|slot| poll(pin!(slot.busy()))).collect();
+        tokio::time::advance(SEEN).await;
+        assert_eq!(connections.table().sources(), 0);
+    }
+
+    #[test]
+    fn silent_connections_of_a_crowd_take_no_place_of_others() {
+        let connections = table();
+        let other = connections.admit(Source::User(2)).unwrap();
+        let crowd: Vec<_> = (0..10).map(|_| admit(&connections)).collect();
+        assert!(!is_evicted(&other));
+        assert_eq!(crowd.iter().filter(|slot| !is_evicted(slot)).count(), 3);
     }
 }

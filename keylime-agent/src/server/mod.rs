@@ -134,14 +134,12 @@ impl hyper::body::Body for BusyBody {
     }
 }
 
-/// Serves HTTP/1.1 on an accepted connection until either side ends it.
-async fn serve_http<I>(io: I, routes: Router, peer: Peer, slot: &Slot, mut watch: Watch)
+/// Serves HTTP/1.1 on an accepted connection, which is or lies above a [`Paced`] one, until either side ends it.
+async fn serve_http<I>(io: I, deadline: Deadline, routes: Router, peer: Peer, slot: &Slot, mut watch: Watch)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let routes = TowerToHyperService::new(routes);
-    let deadline = Deadline::default();
-    let paced = Paced::new(io, deadline.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         let (routes, deadline) = (&routes, &deadline);
         request.extensions_mut().insert(peer.source());
@@ -155,7 +153,7 @@ where
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(MAX_HEAD);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(paced), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Ok(ended),
         () = watch.draining() => Err(LAST_REQUEST),
@@ -205,8 +203,9 @@ mod tests {
         let connections = connections.clone();
         let task = tokio::spawn(async move {
             connections.room().await;
-            let slot = connections.admit();
-            serve_http(io, routes, peer, &slot, watch).await;
+            let slot = connections.admit(peer.source()).unwrap();
+            let (io, deadline) = Paced::new(io);
+            serve_http(io, deadline, routes, peer, &slot, watch).await;
             drop(drain);
         });
         (caller, task)

@@ -40,7 +40,8 @@ impl Deadline {
     }
 }
 
-/// A connection on which a write fails once the other side has taken nothing for 20 s, or an answer is over its time.
+/// A connection on which a write fails once the other side has taken nothing for 20 s, or an answer is over its time. TLS
+/// comes above it, for that takes bytes which the other side does not.
 pub(super) struct Paced<I> {
     io: I,
     deadline: Deadline,
@@ -49,8 +50,9 @@ pub(super) struct Paced<I> {
 }
 
 impl<I> Paced<I> {
-    pub(super) fn new(io: I, deadline: Deadline) -> Self {
-        Self { io, deadline, stalled: None }
+    pub(super) fn new(io: I) -> (Self, Deadline) {
+        let deadline = Deadline::default();
+        (Self { io, deadline: deadline.clone(), stalled: None }, deadline)
     }
 
     fn limit<T>(&mut self, result: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsAcceptor;
 
 use super::connections::{Connections, Slot};
+use super::pace::Paced;
 use super::{Peer, serve_http};
 use crate::config::Host;
 
@@ -105,16 +106,21 @@ impl Listener {
                     continue;
                 }
             };
-            let (peer, slot) = (Peer::Tcp(address), connections.admit());
+            let peer = Peer::Tcp(address);
+            let Some(slot) = connections.admit(peer.source()) else {
+                tracing::warn!("connection of {peer} refused: many of its requests wait already");
+                continue;
+            };
             let (routes, acceptor, mut watch) = (routes.clone(), acceptor.clone(), drain.watch());
             tokio::spawn(async move {
                 // Answers are small and complete: waiting to fill a packet only costs time.
                 let _ = stream.set_nodelay(true);
+                let (stream, deadline) = Paced::new(stream);
                 match acceptor {
-                    None => serve_http(stream, routes, peer, &slot, watch).await,
+                    None => serve_http(stream, deadline, routes, peer, &slot, watch).await,
                     Some(acceptor) => {
                         if let Some(stream) = handshake(acceptor, stream, peer, &slot, &mut watch).await {
-                            serve_http(stream, routes, peer, &slot, watch).await;
+                            serve_http(stream, deadline, routes, peer, &slot, watch).await;
                         }
                     }
                 }
@@ -125,11 +131,11 @@ impl Listener {
 
 async fn handshake(
     acceptor: TlsAcceptor,
-    stream: TcpStream,
+    stream: Paced<TcpStream>,
     peer: Peer,
     slot: &Slot,
     watch: &mut Watch,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+) -> Option<tokio_rustls::server::TlsStream<Paced<TcpStream>>> {
     let result = tokio::select! {
         result = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => result,
         _ = slot.evicted() => return None,

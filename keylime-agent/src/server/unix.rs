@@ -18,9 +18,11 @@ use service::drain::Drain;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::connections::{Connections, Slot};
+use super::pace::Paced;
 use super::{Peer, serve_http};
 use crate::lock::{Lock, LockError};
 use crate::routes::Refusal;
+use crate::turns::Source;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -134,7 +136,7 @@ impl ListeningUnix {
     pub(crate) async fn serve(&self, routes: &Router, drain: &Drain) {
         let connections = Connections::new(CONNECTIONS);
         // Apart, so that those who are refused take no place of the others.
-        let refused = Connections::new(REFUSED);
+        let refused = Connections::never_served(REFUSED);
         loop {
             connections.room().await;
             let stream = match self.listener.accept().await {
@@ -146,11 +148,18 @@ impl ListeningUnix {
                 }
             };
             let Some(peer) = self.check(&stream) else {
-                tokio::spawn(refuse(stream, refused.admit()));
+                if let Some(slot) = refused.admit(Source::User(0)) {
+                    tokio::spawn(refuse(stream, slot));
+                }
                 continue;
             };
-            let (routes, watch, slot) = (routes.clone(), drain.watch(), connections.admit());
-            tokio::spawn(async move { serve_http(stream, routes, peer, &slot, watch).await });
+            let Some(slot) = connections.admit(peer.source()) else {
+                tracing::warn!("connection of {peer} refused: many of its requests wait already");
+                continue;
+            };
+            let (routes, watch) = (routes.clone(), drain.watch());
+            let (stream, deadline) = Paced::new(stream);
+            tokio::spawn(async move { serve_http(stream, deadline, routes, peer, &slot, watch).await });
         }
     }
 
