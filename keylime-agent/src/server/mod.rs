@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::turns::Source;
 use connections::{Busy, Slot};
-use pace::{Deadline, Paced};
+use pace::Deadline;
 
 pub(crate) use tcp::{Bound, TcpError};
 pub(crate) use unix::{BoundUnix, UnixError};
@@ -134,7 +134,7 @@ impl hyper::body::Body for BusyBody {
     }
 }
 
-/// Serves HTTP/1.1 on an accepted connection, which is or lies above a [`Paced`] one, until either side ends it.
+/// Serves HTTP/1.1 on an accepted connection, which is or lies above a [`pace::Paced`] one, until either side ends it.
 async fn serve_http<I>(io: I, deadline: Deadline, routes: Router, peer: Peer, slot: &Slot, mut watch: Watch)
 where
     I: AsyncRead + AsyncWrite + Unpin,
@@ -187,6 +187,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::connections::Connections;
+    use super::pace::Paced;
     use super::*;
 
     /// An agent's connection whose answers are this, and the other end of it. Ends when the result's task does.
