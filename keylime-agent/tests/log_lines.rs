@@ -273,12 +273,9 @@ fn a_revocation_is_at_the_end() {
     let failing = KeylimeAgent::start(&other_tpm.tcti, &lab.servers, &options()).unwrap();
     let policy = format!(r#"{{"23": ["{}"]}}"#, "0".repeat(64));
     for agent in [&witness, &failing] {
-        let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-        let common = ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "--tpm_policy", &policy];
-        let package = ["--cert", ca.to_str().unwrap(), "--include", include.to_str().unwrap()];
-        let output = lab.servers.tenant(&[&common[..], &package].concat()).unwrap();
-        assert!(output.status.success(), "{output:?}");
-        lab.servers.wait_verified(&id, LIMIT).unwrap();
+        let package = ["--cert", ca.to_str().unwrap(), "--include", include.to_str().unwrap(), "--tpm_policy", &policy];
+        lab.tenant(agent, "add", &package);
+        lab.servers.wait_verified(&agent.id().unwrap(), LIMIT).unwrap();
     }
     witness.part().wait_log("> Successfully executed encrypted payload", LIMIT).unwrap();
     other_tpm.pcr_extend(23).unwrap();

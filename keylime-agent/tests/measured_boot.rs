@@ -23,12 +23,8 @@ fn the_boot_log_has_to_lead_to_the_quoted_pcrs() {
     let mut agent = lab.agent(&options().env("KEYLIME_AGENT_MEASUREDBOOT_ML_PATH", path.to_str().unwrap()));
     let location = format!("> Measured boot measurement list location override: {}\n", path.display());
     assert!(agent.part().log().contains(&location));
-    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-    let target = ["-t", "127.0.0.1", "-tp", &port, "-u", &id, "--mb-policy", policy.to_str().unwrap()];
-    let enrol = |command: &str| {
-        let output = lab.servers.tenant(&[&["-c", command], target.as_slice()].concat()).unwrap();
-        assert!(output.status.success(), "{command}: {output:?}");
-    };
+    let id = agent.id().unwrap();
+    let enrol = |command: &str| lab.tenant(&agent, command, &["--mb-policy", policy.to_str().unwrap()]);
     enrol("add");
     let record = lab.servers.wait_verified(&id, LIMIT).unwrap();
     assert_eq!(record["has_mb_refstate"], 1);

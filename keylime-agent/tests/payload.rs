@@ -7,16 +7,9 @@ mod support;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use support::{BINARY, LIMIT, Lab, options, zip};
+use support::{BINARY, LIMIT, Lab, options};
+use test_support::payload::zip;
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, require};
-
-/// Enrols the agent with more arguments; the tenant's output must be a success.
-fn add(lab: &Lab, agent: &KeylimeAgent, arguments: &[&str]) {
-    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-    let common = ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id];
-    let output = lab.servers.tenant(&[&common, arguments].concat()).unwrap();
-    assert!(output.status.success(), "{output:?}");
-}
 
 /// A file as the agent sees it, which may have mounts of its own.
 fn seen(agent: &mut KeylimeAgent, path: &Path) -> PathBuf {
@@ -50,8 +43,9 @@ fn a_payload_script_runs_as_the_user_of_run_as() {
     zip(
         &payload,
         &[("autorun.sh", script), ("data", "data"), ("action_list", "local_action_x"), ("local_action_x", "")],
-    );
-    add(&lab, &agent, &["-f", payload.to_str().unwrap(), "--verify"]);
+    )
+    .unwrap();
+    lab.tenant(&agent, "add", &["-f", payload.to_str().unwrap(), "--verify"]);
     agent.part().wait_log("> Successfully executed encrypted payload", LIMIT).unwrap();
     lab.servers.wait_verified(&agent.id().unwrap(), LIMIT).unwrap();
 
@@ -101,7 +95,7 @@ fn a_certificate_package_is_unpacked() {
     std::fs::create_dir(&include).unwrap();
     // Without the first line that names its interpreter.
     std::fs::write(include.join("autorun.sh"), "echo failing on purpose >&2\nexit 9\n").unwrap();
-    add(&lab, &agent, &["--cert", ca.to_str().unwrap(), "--include", include.to_str().unwrap()]);
+    lab.tenant(&agent, "add", &["--cert", ca.to_str().unwrap(), "--include", include.to_str().unwrap()]);
     agent.part().wait_log("> Failed to run encrypted payload: ", LIMIT).unwrap();
     let log = agent.part().log();
     let secure = agent.folder.canonicalize().unwrap().join("secure");
@@ -121,7 +115,7 @@ fn without_mtls_a_payload_has_to_be_allowed() {
     let payload = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(payload.path(), "just text").unwrap();
     let mut agent = lab.agent(&KeylimeAgentOptions { mtls: false, ..options() });
-    add(&lab, &agent, &["-f", payload.path().to_str().unwrap()]);
+    lab.tenant(&agent, "add", &["-f", payload.path().to_str().unwrap()]);
     agent.part().wait_log("payloads cannot be deployed", LIMIT).unwrap();
     assert!(!agent.part().log().contains("decrypted payload"));
     lab.servers.wait_verified(&agent.id().unwrap(), LIMIT).unwrap();

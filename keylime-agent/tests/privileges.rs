@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use support::{BINARY, LIMIT, Lab, options, text};
+use test_support::payload::zip;
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, require};
 
 /// A host with the user keylime (4321), whose group is keylime (4322) and who is a member of tss (4323) and more (4324);
@@ -148,20 +149,14 @@ fn scripts_and_later_files_are_the_users_too() {
         .env("KEYLIME_AGENT_IMA_ML_PATH", ima.to_str().unwrap())
         .env("KEYLIME_AGENT_MEASUREDBOOT_ML_PATH", boot.to_str().unwrap());
     let mut agent = host.start(&options);
-    let quote = host.lab.curl(&agent, "/v2.5/quotes/integrity?nonce=abc&mask=401&partial=1", &[]).json();
+    let quote = host.lab.curl(&agent, "/v2.5/quotes/integrity?nonce=abc&mask=401&partial=1", &[]).body;
     assert_eq!(text(&quote["results"], "ima_measurement_list"), "10 0 ima-ng sha256:0 /x\n");
     assert_eq!(text(&quote["results"], "mb_measurement_list"), STANDARD.encode("boot log"));
 
-    let payload = host.path("autorun.sh");
-    std::fs::write(&payload, "umask > said; id -u >> said; id -G >> said; cat /proc/self/status >> said\n").unwrap();
-    let archive = host.path("payload.zip");
-    let zip = "import sys, zipfile\nzipfile.ZipFile(sys.argv[1], 'w').write(sys.argv[2], 'autorun.sh')";
-    let made = std::process::Command::new("python3").args(["-c", zip]).args([&archive, &payload]).status();
-    assert!(made.unwrap().success());
-    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-    let add = ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "-f", archive.to_str().unwrap()];
-    let output = host.lab.servers.tenant(&add).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let payload = host.path("payload.zip");
+    zip(&payload, &[("autorun.sh", "umask > said; id -u >> said; id -G >> said; cat /proc/self/status >> said\n")])
+        .unwrap();
+    host.lab.tenant(&agent, "add", &["-f", payload.to_str().unwrap()]);
     agent.part().wait_log("> Successfully executed encrypted payload", LIMIT).unwrap();
     let unzipped = format!("/proc/{}/root{}/secure/unzipped", agent.part().pid(), agent.folder.display());
     let said = Path::new(&unzipped).join("said");

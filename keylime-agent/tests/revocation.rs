@@ -44,12 +44,10 @@ impl Hosts {
         let failing = KeylimeAgent::start(&other_tpm.tcti, &lab.servers, &options()).unwrap();
         let policy = format!(r#"{{"23": ["{ZEROS}"]}}"#);
         for agent in [&witness, &failing] {
-            let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-            let common = ["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id, "--tpm_policy", &policy];
-            let package = ["--cert", ca.to_str().unwrap(), "--include", include.to_str().unwrap()];
-            let output = lab.servers.tenant(&[&common[..], &package].concat()).unwrap();
-            assert!(output.status.success(), "{output:?}");
-            lab.servers.wait_verified(&id, LIMIT).unwrap();
+            let package =
+                ["--cert", ca.to_str().unwrap(), "--include", include.to_str().unwrap(), "--tpm_policy", &policy];
+            lab.tenant(agent, "add", &package);
+            lab.servers.wait_verified(&agent.id().unwrap(), LIMIT).unwrap();
         }
         witness.part().wait_log("> Successfully executed encrypted payload", LIMIT).unwrap();
         assert!(witness.part().log().contains("> Permission set for action: "));
@@ -95,7 +93,7 @@ fn a_failed_host_sets_off_the_actions_of_the_others() {
     let Hosts { lab, mut witness, .. } = hosts;
     let body = r#"{"msg": "{}", "signature": "AAAA"}"#;
     let answer = lab.curl(&witness, "/v2.5/notifications/revocation", &["--data-binary", body]);
-    assert_eq!(answer.json(), serde_json::json!({"code": 200, "status": "Success", "results": {}}));
+    assert_eq!(answer.body, serde_json::json!({"code": 200, "status": "Success", "results": {}}));
     let text = "> Failed to process revocation: the signature is not by the key of the certificate";
     witness.part().wait_log(text, LIMIT).unwrap();
 }

@@ -46,11 +46,8 @@ impl Policy {
 
 /// Enrols the agent, or enrols it anew, with a policy.
 fn enrol(lab: &Lab, agent: &KeylimeAgent, command: &str, policy: &Policy) {
-    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-    let target = ["-c", command, "-t", "127.0.0.1", "-tp", &port, "-u", &id, "--runtime-policy", policy.write()];
-    let output = lab.servers.tenant(&target).unwrap();
-    assert!(output.status.success(), "{command}: {output:?}");
-    lab.servers.wait_verified(&id, LIMIT).unwrap();
+    lab.tenant(agent, command, &["--runtime-policy", policy.write()]);
+    lab.servers.wait_verified(&agent.id().unwrap(), LIMIT).unwrap();
 }
 
 #[test]
@@ -132,20 +129,14 @@ fn a_policy_is_known_by_its_name() {
         |list: &mut ImaList, path: &str| list.measure(&lab.tpm, Template::Ng, &[(path, b"x".as_slice())]).unwrap();
     policy.allow("/usr/bin/first", b"x");
     let agent = lab.agent(&options().env("KEYLIME_AGENT_IMA_ML_PATH", list.path().to_str().unwrap()));
-    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
+    let id = agent.id().unwrap();
     let named = ["--runtime-policy-name", "programs"];
-    let host = ["-t", "127.0.0.1", "-tp", &port, "-u", &id];
-    let tenant = |command: &str, arguments: &[&str]| {
-        let output = lab.servers.tenant(&[&["-c", command], &named[..], arguments].concat()).unwrap();
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "{command}: {text}");
-        text
-    };
+    let tenant = |command: &str, arguments: &[&str]| lab.tenant(&agent, command, &[&named, arguments].concat());
     run(&mut list, "/usr/bin/first");
     tenant("addruntimepolicy", &["--runtime-policy", policy.write()]);
     assert!(tenant("showruntimepolicy", &[]).contains("/usr/bin/first"));
     assert!(tenant("listruntimepolicy", &[]).contains("programs"));
-    tenant("add", &host);
+    tenant("add", &[]);
     lab.servers.wait_verified(&id, LIMIT).unwrap();
 
     run(&mut list, "/usr/bin/second");
@@ -153,12 +144,12 @@ fn a_policy_is_known_by_its_name() {
     assert_eq!(record["last_event_id"], "ima.validation.ima-ng.not_in_allowlist");
     policy.allow("/usr/bin/second", b"x");
     tenant("updateruntimepolicy", &["--runtime-policy", policy.write()]);
-    tenant("update", &host);
+    tenant("update", &[]);
     lab.servers.wait_verified(&id, LIMIT).unwrap();
     run(&mut list, "/usr/bin/first");
     lab.wait_quotes(&id, 2);
 
-    tenant("delete", &host);
+    tenant("delete", &[]);
     tenant("deleteruntimepolicy", &[]);
     assert!(!tenant("listruntimepolicy", &[]).contains("programs"));
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use support::device::Device;
 use support::watch::watched;
-use support::{BINARY, LIMIT, Lab, mounts, zip};
+use support::{BINARY, LIMIT, Lab, mounts};
+use test_support::payload::zip;
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, Swtpm, SwtpmOptions, require};
 
 /// An id that somebody has given.
@@ -44,12 +45,8 @@ fn take_turns(lab: &Lab, stock: &KeylimeAgentOptions, payload: Option<&Path>) {
     let with = |program: &Path| KeylimeAgentOptions { binary: program.to_owned(), ..stock.clone() };
     let mut running = lab.agent(&with(&programs[0]));
     let (id, folder, port) = (running.id().unwrap(), running.folder.clone(), running.port.to_string());
-    let mut add = vec!["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", &id];
-    if let Some(payload) = payload {
-        add.extend(["-f", payload.to_str().unwrap(), "--verify"]);
-    }
-    let output = lab.servers.tenant(&add).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let with_payload = payload.map(|payload| ["-f", payload.to_str().unwrap(), "--verify"]);
+    lab.tenant(&running, "add", with_payload.as_ref().map_or(&[], |arguments| arguments));
     lab.servers.wait_verified(&id, LIMIT).unwrap();
     if payload.is_some() {
         running.part().wait_log("Successfully executed encrypted payload", LIMIT).unwrap();
@@ -89,7 +86,7 @@ fn take_turns(lab: &Lab, stock: &KeylimeAgentOptions, payload: Option<&Path>) {
 fn hash_of_the_ek_and_a_payload() {
     let (Some(stock), Some(lab)) = (stock(), Lab::start(KeylimeOptions::default())) else { return };
     let payload = lab.tpm.scratch().join("payload.zip");
-    zip(&payload, &[("autorun.sh", "#!/bin/sh\necho once >> ../../runs\n"), ("data", "data")]);
+    zip(&payload, &[("autorun.sh", "#!/bin/sh\necho once >> ../../runs\n"), ("data", "data")]).unwrap();
     take_turns(&lab, &KeylimeAgentOptions::new(stock), Some(&payload));
 }
 

@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::process::Output;
-
 use support::watch::watched;
 use support::{LIMIT, Lab, options};
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions};
@@ -31,20 +29,6 @@ fn impatient() -> KeylimeOptions {
         overrides: vec![("tenant".into(), "retry_interval".into(), "0.2".into())],
         ..KeylimeOptions::default()
     }
-}
-
-/// The tenant's command for an agent; further arguments after it.
-fn tenant(lab: &Lab, agent: &KeylimeAgent, command: &str, arguments: &[&str]) -> Output {
-    let (id, port) = (agent.id().unwrap(), agent.port.to_string());
-    let target = ["-c", command, "-t", "127.0.0.1", "-tp", &port, "-u", &id];
-    lab.servers.tenant(&[&target, arguments].concat()).unwrap()
-}
-
-/// As [`tenant`], and it must succeed. What it printed.
-fn done(lab: &Lab, agent: &KeylimeAgent, command: &str, arguments: &[&str]) -> String {
-    let output = tenant(lab, agent, command, arguments);
-    assert!(output.status.success(), "{command}: {output:?}");
-    String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
 }
 
 /// The agent with its folder and port, started again by the same binary with further variables.
@@ -90,7 +74,7 @@ fn every_command_of_the_tenant() {
         ("delete", &[], "deleted from the CV", Then::NotEnrolled),
         ("add", &[], &negotiated, Then::Attested),
     ] {
-        let text = done(&lab, &agent, command, arguments);
+        let text = lab.tenant(&agent, command, arguments);
         assert!(text.contains(printed), "{command}: {text}");
         match then {
             Then::Attested => drop(lab.servers.wait_verified(&id, LIMIT).unwrap()),
@@ -109,19 +93,20 @@ fn every_command_of_the_tenant() {
     let record = lab.servers.wait_state(&id, 7, LIMIT).unwrap();
     assert_eq!(record["last_event_id"], "internal.verifier.not_reachable");
     agent.restart().unwrap();
-    done(&lab, &agent, "reactivate", &[]);
+    lab.tenant(&agent, "reactivate", &[]);
     lab.servers.wait_state(&id, 3, LIMIT).unwrap();
     assert_eq!(lab.wait_quotes(&id, 2)["operational_state"], 3);
 
     // Without its record at the registrar it cannot be added, until it has registered anew.
-    done(&lab, &agent, "delete", &[]);
-    done(&lab, &agent, "regdelete", &[]);
+    lab.tenant(&agent, "delete", &[]);
+    lab.tenant(&agent, "regdelete", &[]);
     assert_eq!(lab.servers.registrar_agent(&id).unwrap(), None);
-    assert!(!tenant(&lab, &agent, "add", &[]).status.success());
+    let refused = lab.servers.tenant_for("add", &id, agent.port, &[]).unwrap();
+    assert!(!refused.status.success());
     assert!(agent.terminate().unwrap().success());
     agent.restart().unwrap();
     assert_eq!(lab.servers.registrar_agent(&id).unwrap().unwrap()["regcount"], 1);
-    done(&lab, &agent, "add", &[]);
+    lab.tenant(&agent, "add", &[]);
     lab.servers.wait_verified(&id, LIMIT).unwrap();
 }
 
@@ -134,7 +119,7 @@ fn every_api_version() {
     let payload = ["-f", payload.to_str().unwrap(), "--verify", "--agent-api-version"];
     for (number, version) in ["2.1", "2.2", "2.3", "2.4", "2.5", "2.6"].into_iter().enumerate() {
         let command = if number == 0 { "add" } else { "update" };
-        let text = done(&lab, &agent, command, &[payload.as_slice(), &[version]].concat());
+        let text = lab.tenant(&agent, command, &[payload.as_slice(), &[version]].concat());
         assert!(text.contains(&format!("Using API version {version} for agent communication")), "{text}");
         let record = lab.servers.wait_verified(&id, LIMIT).unwrap();
         assert_eq!(record["enc_alg"], if number < 4 { "rsa" } else { "rsa2048" }, "{version}");
@@ -150,7 +135,7 @@ fn the_verifier_goes_along_to_newer_versions() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
     let mut agent = lab.agent(&options().env("KEYLIME_AGENT_API_VERSIONS", "2.1"));
     let id = agent.id().unwrap();
-    let text = done(&lab, &agent, "add", &[]);
+    let text = lab.tenant(&agent, "add", &[]);
     assert!(text.contains("Negotiated API version 2.1 "), "{text}");
     lab.servers.wait_verified(&id, LIMIT).unwrap();
     // A version that the agent does not have is refused in the way that has the verifier negotiate again.
@@ -172,7 +157,7 @@ fn the_verifier_goes_along_to_newer_versions() {
     let older = again(&lab, &mut agent, &[("KEYLIME_AGENT_API_VERSIONS", "2.4, 2.5")]);
     let record = lab.servers.wait_state(&id, 7, LIMIT).unwrap();
     assert_eq!(record["last_event_id"], "internal.verifier.version_not_supported");
-    let text = done(&lab, &older, "update", &[]);
+    let text = lab.tenant(&older, "update", &[]);
     assert!(text.contains("Negotiated API version 2.5 "), "{text}");
     lab.servers.wait_verified(&id, LIMIT).unwrap();
 }

@@ -102,9 +102,8 @@ impl Host {
     /// As [`Host::enrol`].
     pub fn expect_what_is(&self) -> Result<()> {
         let policy = format!("{{\"{WATCHED_PCR}\": [\"{}\"]}}", self.tpm.pcr_read("sha256", WATCHED_PCR)?);
-        let port = self.agent.port.to_string();
-        let args = ["-c", "update", "-t", "127.0.0.1", "-tp", &port, "-u", &self.id, "--tpm_policy", &policy];
-        process::success("keylime_tenant -c update", self.servers.tenant(&args)?)?;
+        let output = self.servers.tenant_for("update", &self.id, self.agent.port, &["--tpm_policy", &policy])?;
+        process::success("keylime_tenant -c update", output)?;
         self.servers.wait_verified(&self.id, LIMIT)?;
         Ok(())
     }

@@ -9,6 +9,6 @@ mod servers;
 mod venv;
 
 pub use agent::{AgentCaller, KeylimeAgent, KeylimeAgentOptions};
-pub use http::HttpAnswer;
+pub use http::{HttpAnswer, curl};
 pub use servers::{KeylimeOptions, KeylimeServers, Server};
 pub use venv::Venv;

@@ -11,6 +11,7 @@
 //! | [`site`] | nothing: a CA's files, and TLS settings that use them |
 //! | [`ima`] | nothing: an IMA list that PCR 10 follows |
 //! | [`boot_log`] | nothing: a boot log and its PCR values |
+//! | [`payload`] | Python and OpenSSL: archives as payloads, and keys encrypted for an agent |
 //! | [`device_identity`] | OpenSSL and tpm2-tools: IDevID and IAK with certificates of a maker's CA |
 //! | [`require`] | nothing: says whether a program is there, and records what had to be skipped |
 //! | [`bin`] | nothing: finds the binaries of this workspace |
@@ -28,6 +29,7 @@ pub mod device_identity;
 pub mod http;
 pub mod ima;
 pub mod keylime;
+pub mod payload;
 pub mod ports;
 pub mod process;
 pub mod require;

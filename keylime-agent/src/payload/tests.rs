@@ -50,11 +50,7 @@ impl Lab {
     /// A zip archive of these files, made by Python.
     fn zip(&self, files: &[(&str, &str)]) -> Vec<u8> {
         let path = self.dir.path().join("payload.zip");
-        let script = "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[1], 'w') as z:\n \
-                      for n, t in zip(sys.argv[2::2], sys.argv[3::2]): z.writestr(n, t)\n";
-        let files = files.iter().flat_map(|(name, text)| [name, text]);
-        let made = std::process::Command::new("python3").args(["-c", script]).arg(&path).args(files).status();
-        assert!(made.expect("python3 is installed").success());
+        test_support::payload::zip(&path, files).unwrap();
         std::fs::read(&path).unwrap()
     }
 }
@@ -111,7 +107,10 @@ async fn each_failure_has_its_text() {
     );
     // What was there stays until there is something to replace it.
     lab.deploy(b"good").await.unwrap();
-    assert_eq!(lab.deploy(b"PK\x03\x04damaged").await.unwrap_err(), "the zip archive is damaged: it ends too early");
+    assert_eq!(
+        lab.deploy(b"PK\x03\x04damaged").await.unwrap_err(),
+        "the zip archive is damaged: it ends inside its end record"
+    );
     let mut changed = lab.zip(&[("first", "first"), ("last", "content of the last one")]);
     let at = changed.windows(4).position(|bytes| bytes == b"cont").unwrap();
     changed[at] ^= 1;
@@ -161,12 +160,29 @@ fn the_one_before_gives_way_only_where_there_is_no_room_for_both() {
         // Two of them are more than the tmpfs holds.
         assert_eq!(deploy(&vec![b'x'; 151 << 10]), Ok(()));
         assert_eq!(length(), Some(151 << 10));
-        // This one is more than the tmpfs holds by itself.
-        let error = deploy(&vec![b'x'; 300 << 10]).unwrap_err();
-        let text = "No space left on device (os error 28): the payload needs a larger option 'secure_size', and a new mount \
-                    of the folder";
-        let path = folder.with_extension("new").join("decrypted_payload");
-        assert_eq!(error, format!("cannot write {}: {text}", path.display()));
+        // These are more than the tmpfs holds by themselves; the key takes a page of 4 KiB, each file of an archive one at least.
+        let files: Vec<_> = (0..60).map(|number| number.to_string()).collect();
+        let files: Vec<_> =
+            files.iter().map(|name| (name.as_str(), "x")).chain([("folder/", ""), ("empty", "")]).collect();
+        let archive = lab.zip(&files);
+        let pages = (archive.len() as u64).div_ceil(4096) + 61;
+        for (text, needed) in [(vec![b'x'; 300 << 10], 304), (archive, pages * 4)] {
+            let secure = dir.join("secure");
+            assert_eq!(
+                deploy(&text).unwrap_err(),
+                format!(
+                    "the payload needs {needed} KiB in {}, which has 256 KiB without the payload before: the payload needs a \
+                     larger option 'secure_size', and a new mount of the folder",
+                    secure.display()
+                )
+            );
+            assert_eq!(length(), Some(151 << 10));
+        }
+        // What else is there counts.
+        std::fs::write(dir.join("secure/other"), vec![0; 101 << 10]).unwrap();
+        assert_eq!(deploy(&vec![b'x'; 148 << 10]), Ok(()));
+        assert!(deploy(&vec![b'x'; 149 << 10]).unwrap_err().contains(" needs 156 KiB in "));
+        assert_eq!(length(), Some(148 << 10));
         assert!(!folder.with_extension("new").exists());
     });
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A running agent for tests, and curl to talk to it.
+//! A running agent for tests, and Keylime's servers beside it.
 #![allow(dead_code, reason = "each test program uses its part of this")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
@@ -8,11 +8,12 @@ pub(crate) mod mounts;
 pub(crate) mod watch;
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use test_support::keylime::HttpAnswer;
 use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, Swtpm, SwtpmOptions, require};
+use tpm_wire::public::{AkPublic, Public};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_keylime_agent");
@@ -58,12 +59,22 @@ impl Lab {
         wait_quotes(&self.servers, id, more)
     }
 
-    /// A URL of the agent and curl's arguments for mTLS with the verifier's certificate.
-    pub(crate) fn curl(&self, agent: &KeylimeAgent, path: &str, arguments: &[&str]) -> Answer {
-        let (cert, key) = (self.servers.client_cert(), self.servers.client_key());
-        let url = format!("https://127.0.0.1:{}{path}", agent.port);
-        let tls = ["--insecure", "--cert", cert.to_str().unwrap(), "--key", key.to_str().unwrap()];
-        curl(&[&tls, arguments, &[&url]].concat())
+    /// Runs the tenant's command for an agent, with further arguments. It must succeed; what it printed.
+    pub(crate) fn tenant(&self, agent: &KeylimeAgent, command: &str, arguments: &[&str]) -> String {
+        let output = self.servers.tenant_for(command, &agent.id().unwrap(), agent.port, arguments).unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{command}: {text}");
+        text
+    }
+
+    /// The AK that an agent has registered.
+    pub(crate) fn registered_ak(&self, id: &str) -> AkPublic {
+        Public::decode_2b(&self.servers.registered_ak(id).unwrap()).unwrap().try_into().unwrap()
+    }
+
+    /// Asks the agent as the verifier would, with further arguments of curl.
+    pub(crate) fn curl(&self, agent: &KeylimeAgent, path: &str, arguments: &[&str]) -> HttpAnswer {
+        agent.caller().call(path, arguments).unwrap()
     }
 }
 
@@ -71,57 +82,13 @@ impl Lab {
 pub(crate) fn wait_quotes(servers: &KeylimeServers, id: &str, more: u64) -> Value {
     let before = servers.verifier_agent(id).unwrap().unwrap()["attestation_count"].as_u64().unwrap();
     let enough = |record: &Value| record["attestation_count"].as_u64() >= Some(before + more);
-    servers.wait_agent(id, "more quotes", LIMIT, enough).unwrap()
-}
-
-/// What curl received.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: String,
-    pub(crate) body: String,
-}
-
-impl Answer {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// The value of a header.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-}
-
-/// Runs curl.
-pub(crate) fn curl(arguments: &[&str]) -> Answer {
-    let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", "20"])
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let (headers, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{stderr}"));
-    let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, headers: headers.to_owned(), body: body.to_owned() }
+    // The verifier itself waits a minute for an answer.
+    servers.wait_agent(id, "more quotes", 3 * LIMIT, enough).unwrap()
 }
 
 /// A member of an answer's results as text.
 pub(crate) fn text<'a>(results: &'a Value, member: &str) -> &'a str {
     results[member].as_str().unwrap_or_else(|| panic!("{member}: {results}"))
-}
-
-/// Writes an archive of these files.
-pub(crate) fn zip(path: &Path, files: &[(&str, &str)]) {
-    let script = "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[1], 'w') as z:\n \
-                  for n, t in zip(sys.argv[2::2], sys.argv[3::2]): z.writestr(n, t)\n";
-    let files = files.iter().flat_map(|(name, text)| [name, text]);
-    let made = std::process::Command::new("python3").args(["-c", script]).arg(path).args(files).status();
-    assert!(made.expect("python3 is installed").success());
 }
 
 /// Whether a file exists and has these permission bits.

@@ -16,7 +16,6 @@ mod requests;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use serde_json::{Map, Value, json};
 use test_support::ima::{ImaList, Template};
+use test_support::payload::encrypt;
 use test_support::{
     KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, KeylimeServers, Swtpm, SwtpmOptions, bin, require,
 };
@@ -148,7 +148,7 @@ fn answers(binary: &Path, servers: &KeylimeServers, mtls: bool) -> Answers {
         .env("KEYLIME_AGENT_MEASUREDBOOT_ML_PATH", boot_log.display().to_string());
     let agent = KeylimeAgent::start(&tpm.tcti, servers, &options).unwrap();
     let facts = Facts::of(&agent, servers);
-    let mut requests = requests::all(&facts.for_agent(&agent));
+    let mut requests = requests::all(&facts.for_agent());
     if mtls {
         // A handshake for each takes its time, and the versions are answered alike.
         requests
@@ -169,9 +169,7 @@ struct Facts {
 impl Facts {
     fn of(agent: &KeylimeAgent, servers: &KeylimeServers) -> Self {
         let id = agent.id().unwrap();
-        let record = servers.registrar_agent(&id).unwrap().unwrap();
-        let ak = STANDARD.decode(record.get("aik_tpm").and_then(Value::as_str).unwrap()).unwrap();
-        let ak = AkPublic::try_from(Public::decode_2b(&ak).unwrap()).unwrap();
+        let ak = Public::decode_2b(&servers.registered_ak(&id).unwrap()).unwrap().try_into().unwrap();
         let pubkey = agent.get("/v2.5/keys/pubkey").unwrap();
         let pubkey = pubkey.results().get("pubkey").and_then(Value::as_str).unwrap().to_owned();
         let certificate = agent.folder.join("server-cert.crt");
@@ -187,12 +185,10 @@ impl Facts {
         Self { place: Place { port: agent.port, tls }, id, ak, pubkey }
     }
 
-    fn for_agent(&self, agent: &KeylimeAgent) -> ForAgent {
-        let key_file = agent.scratch().join("pubkey.pem");
-        std::fs::write(&key_file, &self.pubkey).unwrap();
+    fn for_agent(&self) -> ForAgent {
         let [u, v] = HALVES;
         let key = [u ^ v; 32];
-        let encrypted = |byte: u8, length: usize| encrypt(&key_file, &vec![byte; length]);
+        let encrypted = |byte: u8, length: usize| encrypt(&self.pubkey, &vec![byte; length]).unwrap();
         ForAgent {
             u: encrypted(u, 32),
             v: encrypted(v, 32),
@@ -364,19 +360,6 @@ fn save(name: &str, answers: &Answers) {
     let lines: Vec<_> = answers.iter().map(|(name, answer)| format!("{}: {answer}", json!(name))).collect();
     std::fs::create_dir_all(recording(name).parent().unwrap()).unwrap();
     std::fs::write(recording(name), format!("{{\n{}\n}}\n", lines.join(",\n"))).unwrap();
-}
-
-/// RSA-OAEP with SHA-1, by OpenSSL.
-fn encrypt(public_key: &Path, plain: &[u8]) -> Vec<u8> {
-    let file = public_key.with_extension("plain");
-    std::fs::write(&file, plain).unwrap();
-    let output = Command::new("openssl")
-        .args(["pkeyutl", "-encrypt", "-pubin", "-pkeyopt", "rsa_padding_mode:oaep"])
-        .args(["-inkey".as_ref(), public_key.as_os_str(), "-in".as_ref(), file.as_os_str()])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    output.stdout
 }
 
 fn hex(bytes: &[u8]) -> String {

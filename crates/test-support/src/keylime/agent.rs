@@ -227,8 +227,16 @@ impl AgentCaller {
     /// # Errors
     /// When there is no HTTP answer; a status is no error.
     pub fn get(&self, path: &str) -> Result<HttpAnswer> {
+        self.call(path, &[])
+    }
+
+    /// Asks with further arguments of curl.
+    ///
+    /// # Errors
+    /// When there is no HTTP answer; a status is no error.
+    pub fn call(&self, path: &str, args: &[&str]) -> Result<HttpAnswer> {
         let scheme = if self.client.is_some() { "https" } else { "http" };
         let files = self.client.as_ref().map(|(cert, key)| ClientFiles { ca: None, cert, key });
-        http::call(&format!("{scheme}://127.0.0.1:{}{path}", self.port), files, &[])
+        http::call(&format!("{scheme}://127.0.0.1:{}{path}", self.port), files, args)
     }
 }

@@ -10,6 +10,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::config::{self, Ports};
@@ -270,6 +272,16 @@ impl KeylimeServers {
         self.program("keylime_tenant").args(args).run(LIMIT)
     }
 
+    /// Runs `keylime_tenant` with a command for an agent, and further arguments.
+    ///
+    /// # Errors
+    /// As [`KeylimeServers::tenant`].
+    pub fn tenant_for(&self, command: &str, id: &str, agent_port: u16, args: &[&str]) -> Result<Output> {
+        let port = agent_port.to_string();
+        let target = ["-c", command, "-t", "127.0.0.1", "-tp", &port, "-u", id];
+        self.tenant(&[&target, args].concat())
+    }
+
     /// Makes a script in [`Self::folder`] that is called as [`Self::tenant`] is, by a person.
     ///
     /// # Errors
@@ -291,12 +303,9 @@ impl KeylimeServers {
     /// # Errors
     /// When the tenant refuses; with what it printed.
     pub fn enrol(&self, id: &str, agent_port: u16, tpm_policy: Option<&str>) -> Result<()> {
-        let port = agent_port.to_string();
-        let mut args = vec!["-c", "add", "-t", "127.0.0.1", "-tp", &port, "-u", id];
-        if let Some(policy) = tpm_policy {
-            args.extend(["--tpm_policy", policy]);
-        }
-        process::success("keylime_tenant -c add", self.tenant(&args)?).map(drop)
+        let args = tpm_policy.map(|policy| ["--tpm_policy", policy]);
+        let output = self.tenant_for("add", id, agent_port, args.as_ref().map_or(&[], |args| args))?;
+        process::success("keylime_tenant -c add", output).map(drop)
     }
 
     /// The verifier's record of an agent, `None` when it has none.
@@ -317,6 +326,16 @@ impl KeylimeServers {
         record(self.admin_url(&url, &[])?)
     }
 
+    /// The AK that an agent has registered, as TPM2B_PUBLIC.
+    ///
+    /// # Errors
+    /// As [`KeylimeServers::registrar_agent`], and when the agent is not registered.
+    pub fn registered_ak(&self, id: &str) -> Result<Vec<u8>> {
+        let record = self.registrar_agent(id)?.with_context(|| format!("{id} is not registered"))?;
+        let ak = record.get("aik_tpm").and_then(Value::as_str).context("the record has no AK")?;
+        Ok(STANDARD.decode(ak)?)
+    }
+
     /// Removes an agent from the registrar, so that another TPM can register under its id.
     ///
     /// # Errors
@@ -326,6 +345,16 @@ impl KeylimeServers {
         let answer = self.admin_url(&url, &["--request", "DELETE"])?;
         ensure!(answer.status == 200, "registrar: {} {}", answer.status, answer.body);
         Ok(())
+    }
+
+    /// Removes an agent from the verifier, and waits until the verifier does not ask it any more.
+    ///
+    /// # Errors
+    /// When the verifier refuses.
+    pub fn verifier_delete(&self, id: &str) -> Result<()> {
+        let answer = self.verifier_call("DELETE", &format!("/{API}/agents/{id}"), None)?;
+        ensure!(matches!(answer.status, 200 | 202), "verifier: {} {}", answer.status, answer.body);
+        wait::until(&format!("removal of {id}"), LIMIT, || Ok(self.verifier_agent(id)?.is_none().then_some(())))
     }
 
     /// Any administrator's call to the verifier, such as `PUT /v2.5/agents/ID/reactivate`.
