@@ -49,6 +49,10 @@ const CLIENT_P521: &str = "takes clients with P-521 keys";
 
 const EVERY: &[&str] = &["*"];
 const POST: &[&str] = &["POST *"];
+/// Without content type and body.
+const NO_BODY: &[&str] = &["POST /v2.*/keys/*key", "POST /v2.*/notifications/revocation"];
+/// JSON that is not called so.
+const OTHER_TYPE: &[&str] = &["POST /v2.5/keys/*key (*content type*)", "POST /v2.5/keys/*key (text/plain)"];
 const QUOTES: &[&str] = &["GET /v2.*/quotes/*"];
 const INTEGRITY: &[&str] = &["GET /v2.*/quotes/integrity?*"];
 /// Quotes without PCR 10.
@@ -120,7 +124,18 @@ pub(crate) const ANSWERS: &[Difference] = &[
     row(LIST, NO_IMA, "body.results.ima_measurement_list_entry", ["0", "absent"]),
     row(ENCODED, &["GET /v2.5/keys/%70ubkey"], "answer", ["200 Success", "400 URI not supported, *"]),
     row(NULL, POST, "body.results", ["null", "{}"]),
-    row(CONTENT_TYPE, POST, "body.status", ["Content type error", "*"]),
+    row(
+        CONTENT_TYPE,
+        NO_BODY,
+        "body.status",
+        ["Content type error", "Json deserialize error: EOF while parsing a value at line 1 column 0"],
+    ),
+    row(
+        CONTENT_TYPE,
+        OTHER_TYPE,
+        "body.status",
+        ["Content type error", "Invalid base64 encoding in encrypted_key: Invalid symbol 42, offset 0."],
+    ),
     row(CONTENT_TYPE, POST, "answer", ["400 Content type error", "200 Success"]),
     row(
         LARGE,
