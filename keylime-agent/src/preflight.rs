@@ -57,8 +57,12 @@ impl Findings {
         let Some(files) = &config.client_cas else { return };
         // One that cannot be read is skipped, for a list often names the files of several deployments.
         for file in files {
-            match tls::load_validity(file, FileKind::Ca) {
-                Ok(_) => self.client_cas.push(file.clone()),
+            match tls::check_client_ca(file) {
+                Ok(warnings) => {
+                    self.warnings
+                        .extend(warnings.iter().map(|warning| format!("option 'trusted_client_ca': {warning}")));
+                    self.client_cas.push(file.clone());
+                }
                 Err(error) => self.warnings.push(format!("Could not load certs from {}: {error}", file.display())),
             }
         }

@@ -10,8 +10,7 @@ use keylime_api::registration::{DeviceIdentity, MtlsCert, Registration};
 use nix::unistd::{Uid, geteuid};
 use service::drain::Drain;
 use service::signals::{self, Shutdown};
-use tls::rustls::ServerConfig;
-use tls::{ClientTls, ServerTls, Trust};
+use tls::{ClientTls, ServerTls, TlsServer, Trust};
 use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmError, TpmSettings};
 use zeroize::Zeroizing;
 
@@ -130,7 +129,7 @@ struct Start<'a> {
 struct Identity {
     agent: Agent,
     registration: Registration,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<TlsServer>,
     deployer: Deployer,
     revoker: Revoker,
 }
@@ -277,7 +276,7 @@ impl Start<'_> {
     }
 
     /// Settings of the HTTPS server and the certificate that is registered.
-    fn server_tls(&self, id: &AgentId) -> Result<(Option<Arc<ServerConfig>>, MtlsCert), Cause> {
+    fn server_tls(&self, id: &AgentId) -> Result<(Option<TlsServer>, MtlsCert), Cause> {
         let config = self.config;
         if config.client_cas.is_none() {
             return Ok((None, MtlsCert::Disabled));

@@ -95,7 +95,7 @@ async fn verifier_registrar_and_stock_agent_are_understood() {
 
     // A server of ours lets in both certificates that Keylime's programs show.
     let cert = Identity { cert: file("server-cert.crt"), key: file("server-private.pem"), password: None };
-    let ours = ServerTls { identity: cert, client_cas: vec![servers.ca_cert()] }.build().unwrap();
+    let ours = ServerTls { identity: cert, client_cas: vec![servers.ca_cert()] }.build().unwrap().config;
     for identity in [&admin, &as_server] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = reach_port(listener.local_addr().unwrap().port(), identity.clone());

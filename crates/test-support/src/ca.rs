@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -154,10 +155,17 @@ impl TestCa {
     /// # Errors
     /// When the certificate cannot be made.
     pub fn expired_root(name: &str) -> Result<Self> {
-        let (mut params, key) = ca_params(name)?;
         let now = SystemTime::now();
-        params.not_before = (now - Duration::from_secs(48 * 3600)).into();
-        params.not_after = (now - Duration::from_secs(3600)).into();
+        Self::root_within(name, now - Duration::from_secs(48 * 3600)..now - Duration::from_secs(3600))
+    }
+
+    /// A root that is valid in this time only.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made.
+    pub fn root_within(name: &str, time: Range<SystemTime>) -> Result<Self> {
+        let (mut params, key) = ca_params(name)?;
+        (params.not_before, params.not_after) = (time.start.into(), time.end.into());
         let pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), pem, above: String::new() })
     }
@@ -167,7 +175,20 @@ impl TestCa {
     /// # Errors
     /// When the certificate cannot be made.
     pub fn intermediate(&self, name: &str) -> Result<Self> {
-        let (params, key) = ca_params(name)?;
+        self.sign(ca_params(name)?)
+    }
+
+    /// An intermediate below this CA that is valid in this time only.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made.
+    pub fn intermediate_within(&self, name: &str, time: Range<SystemTime>) -> Result<Self> {
+        let (mut params, key) = ca_params(name)?;
+        (params.not_before, params.not_after) = (time.start.into(), time.end.into());
+        self.sign((params, key))
+    }
+
+    fn sign(&self, (params, key): (CertificateParams, KeyPair)) -> Result<Self> {
         let pem = params.signed_by(&key, &self.issuer)?.pem();
         let above = format!("{pem}{}", self.above);
         Ok(Self { issuer: Issuer::new(params, key), pem, above })

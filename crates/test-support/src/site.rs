@@ -80,6 +80,6 @@ impl Site {
     /// See [`Site`].
     #[must_use]
     pub fn server_as(&self, identity: Identity) -> Arc<ServerConfig> {
-        ServerTls { identity, client_cas: vec![self.ca_file.clone()] }.build().expect("the files are good")
+        ServerTls { identity, client_cas: vec![self.ca_file.clone()] }.build().expect("the files are good").config
     }
 }

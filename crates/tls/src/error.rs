@@ -250,6 +250,42 @@ pub enum TlsWarning {
         /// Its end, UTC.
         not_after: String,
     },
+    /// A certificate that clients are trusted by is past its end.
+    #[error("the certificate \"{subject}\" in the CA file {} was valid from {not_before} to {not_after}: no client that it stands for is accepted any more; replace it by its successor, or take it out", path.display())]
+    TrustExpired {
+        /// The configured path.
+        path: PathBuf,
+        /// The certificate's subject.
+        subject: String,
+        /// Its begin, UTC.
+        not_before: String,
+        /// Its end, UTC.
+        not_after: String,
+    },
+    /// A certificate that clients are trusted by ends soon.
+    #[error("the certificate \"{subject}\" in the CA file {} is valid from {not_before} to {not_after}, which is soon: no client that it stands for is accepted then; add its successor", path.display())]
+    TrustExpiresSoon {
+        /// The configured path.
+        path: PathBuf,
+        /// The certificate's subject.
+        subject: String,
+        /// Its begin, UTC.
+        not_before: String,
+        /// Its end, UTC.
+        not_after: String,
+    },
+    /// A certificate that clients are trusted by is not valid yet.
+    #[error("the certificate \"{subject}\" in the CA file {} is valid from {not_before} to {not_after}: no client that it stands for is accepted before; check this host's clock", path.display())]
+    TrustNotValidYet {
+        /// The configured path.
+        path: PathBuf,
+        /// The certificate's subject.
+        subject: String,
+        /// Its begin, UTC.
+        not_before: String,
+        /// Its end, UTC.
+        not_after: String,
+    },
     /// Our own certificate is not valid yet.
     #[error("our certificate in {} is not valid before {not_before}: check this host's clock", path.display())]
     NotValidYet {

@@ -29,8 +29,8 @@ pub use explain::{explain, explain_source};
 pub use key::{check_private_key, encrypt_private_key, load_private_key, private_key_pem};
 pub use pem::load_certificates;
 pub use rustls;
-pub use server::{ServerTls, check_client_cas};
-pub use verify::check_resumed;
+pub use server::{ServerTls, TlsServer, check_client_cas};
+pub use trust::check_client_ca;
 
 /// The one cryptography provider of this project.
 pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {

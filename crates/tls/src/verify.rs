@@ -11,8 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, HandshakeKind, OtherError, RootCertStore,
-    ServerConnection, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
 use crate::TlsError;
@@ -73,6 +72,18 @@ pub(crate) enum PeerCertificateError {
         /// Where the issuer was found.
         place: String,
         /// First moment of the issuer, UTC.
+        not_before: String,
+        /// Its last moment, UTC.
+        not_after: String,
+    },
+    /// An intermediate that the peer sends is not valid at this time.
+    #[error(
+        "the certificate \"{subject}\" of an authority, which the peer sent with its own, is valid from {not_before} to {not_after} only: have it replaced by its successor there, or correct the clock of this host"
+    )]
+    SentIssuerNotValid {
+        /// Its subject.
+        subject: String,
+        /// Its first moment, UTC.
         not_before: String,
         /// Its last moment, UTC.
         not_after: String,
@@ -284,26 +295,6 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Checks the dates of the certificates that the client of a resumed session has shown in its first handshake; the
-/// verifier is not asked again then. To be called after each handshake of a server.
-///
-/// # Errors
-/// One of them has expired meanwhile, or is not valid yet by a clock that has been set back.
-pub fn check_resumed(connection: &ServerConnection) -> Result<(), Error> {
-    check_resumed_at(connection, UnixTime::now())
-}
-
-fn check_resumed_at(connection: &ServerConnection, now: UnixTime) -> Result<(), Error> {
-    if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
-        return Ok(());
-    }
-    for der in connection.peer_certificates().unwrap_or_default() {
-        let info = CertificateInfo::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
-        within_validity(&info, now)?;
-    }
-    Ok(())
-}
-
 /// Checks the usages of a client's certificate; WebPKI knows the extended ones only.
 fn made_for_clients(end_entity: &CertificateDer<'_>) -> Result<(), Error> {
     let info = CertificateInfo::from_der(end_entity).map_err(|_| CertificateError::BadEncoding)?;
@@ -336,8 +327,8 @@ fn unix_time(time: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
-/// Adds to the library's verdict what only the certificates can tell. Dates need no addition: the
-/// library's errors carry them.
+/// Adds to the library's verdict what only the certificates can tell. The dates of the peer's own certificate need no
+/// addition: the library's errors carry them.
 fn detailed(
     error: Error,
     end_entity: &CertificateDer<'_>,
@@ -360,6 +351,16 @@ fn detailed(
         // `Other` is what a CA certificate used as a leaf comes as.
         (CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_), _) => {
             missing_issuer(leaf, intermediates, pins, place, now)
+        }
+        (CertificateError::ExpiredContext { .. } | CertificateError::NotValidYetContext { .. }, _)
+            if within_validity(&leaf, now).is_ok() =>
+        {
+            let sent = intermediates.iter().filter_map(|der| CertificateInfo::from_der(der).ok());
+            let Some(ended) = sent.into_iter().find(|info| info.is_ca && within_validity(info, now).is_err()) else {
+                return error;
+            };
+            let (not_before, not_after) = (utc(ended.not_before), utc(ended.not_after));
+            PeerCertificateError::SentIssuerNotValid { subject: ended.subject, not_before, not_after }
         }
         _ => return error,
     };

@@ -3,12 +3,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use service::drain::{Drain, Watch};
-use tls::rustls::ServerConfig;
+use tls::TlsServer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::TlsAcceptor;
 
@@ -91,9 +90,8 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Serves connections for ever; with `tls`, after a handshake in which the client has shown a certificate.
-    pub(crate) async fn serve(&self, routes: &Router, tls: Option<Arc<ServerConfig>>, drain: &Drain) {
+    pub(crate) async fn serve(&self, routes: &Router, tls: Option<TlsServer>, drain: &Drain) {
         let connections = Connections::new(CONNECTIONS);
-        let acceptor = tls.map(TlsAcceptor::from);
         loop {
             // Those that have come before are further on first, so that in a crowd handshakes are not begun in vain.
             tokio::task::yield_now().await;
@@ -111,15 +109,15 @@ impl Listener {
                 tracing::warn!("connection of {peer} refused: many of its requests wait already");
                 continue;
             };
-            let (routes, acceptor, mut watch) = (routes.clone(), acceptor.clone(), drain.watch());
+            let (routes, tls, mut watch) = (routes.clone(), tls.clone(), drain.watch());
             tokio::spawn(async move {
                 // Answers are small and complete: waiting to fill a packet only costs time.
                 let _ = stream.set_nodelay(true);
                 let (stream, deadline) = Paced::new(stream);
-                match acceptor {
+                match tls {
                     None => serve_http(stream, deadline, routes, peer, &slot, watch).await,
-                    Some(acceptor) => {
-                        if let Some(stream) = handshake(acceptor, stream, peer, &slot, &mut watch).await {
+                    Some(tls) => {
+                        if let Some(stream) = handshake(&tls, stream, peer, &slot, &mut watch).await {
                             serve_http(stream, deadline, routes, peer, &slot, watch).await;
                         }
                     }
@@ -130,19 +128,20 @@ impl Listener {
 }
 
 async fn handshake(
-    acceptor: TlsAcceptor,
+    tls: &TlsServer,
     stream: Paced<TcpStream>,
     peer: Peer,
     slot: &Slot,
     watch: &mut Watch,
 ) -> Option<tokio_rustls::server::TlsStream<Paced<TcpStream>>> {
+    let acceptor = TlsAcceptor::from(tls.config.clone());
     let result = tokio::select! {
         result = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => result,
         _ = slot.evicted() => return None,
         () = watch.draining() => return None,
     };
     match result {
-        Ok(Ok(stream)) => match tls::check_resumed(stream.get_ref().1) {
+        Ok(Ok(stream)) => match tls.check_resumed(stream.get_ref().1) {
             Ok(()) => Some(stream),
             Err(error) => {
                 tracing::warn!("TLS handshake with {peer} failed: {}", tls::explain(&error));
