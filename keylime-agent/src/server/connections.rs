@@ -141,11 +141,11 @@ impl Connections {
         }
     }
 
-    /// A place for a new connection, unless as many requests of its source wait already as may.
+    /// A place for a new connection, unless it is of a crowd that others must not stand behind.
     pub(super) fn admit(&self, source: Source) -> Option<Slot> {
         let mut table = self.table();
         let its_waiting = |entry: &Entry| entry.state == State::Waiting && entry.source == source;
-        if table.count(its_waiting) >= table.limits.waiting {
+        if table.count(its_waiting) >= table.limits.waiting && table.sources() > 1 {
             return None;
         }
         if table.count(|entry| entry.state == State::New) >= table.limits.new {
@@ -417,7 +417,7 @@ mod tests {
         assert!(waiting.iter_mut().all(|request| poll(request.as_mut()).is_pending()));
         // As long as there is nobody else the kernel keeps the rest of it.
         assert!(poll(pin!(connections.room())).is_pending());
-        assert!(connections.admit(crowd).is_none());
+        assert!(connections.admit(crowd).is_some());
         let first = connections.admit(other).unwrap();
         let request = busy(&first);
         assert!(poll(pin!(connections.room())).is_ready());
