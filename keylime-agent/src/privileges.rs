@@ -7,7 +7,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getgroups, setfsgid, setfsuid, setgid, setgroups, setuid,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups};
 
 use crate::config::RunAs;
 
@@ -94,7 +94,7 @@ impl Account {
 }
 
 /// Does something with the account's rights to files and comes back. In a folder that belongs to the account, this is how
-/// root is not led to files of others. Of this thread alone.
+/// root is not led to files of others. Of this thread alone: setgroups of the C library would change all threads.
 pub(crate) fn with_rights_of<T>(
     account: &Account,
     run_as: &RunAs,
@@ -107,12 +107,12 @@ pub(crate) fn with_rights_of<T>(
             setfsuid(self.0);
             setfsgid(self.1);
             // Whoever could set them before can do it again; if not, rights are missing and not too many.
-            let _ = setgroups(&self.2);
+            let _ = set_groups_here(&self.2);
         }
     }
     let change = |source| PrivilegeError::Change { run_as: run_as.to_string(), source };
     let _back = Back(geteuid(), getegid(), getgroups().map_err(change)?);
-    setgroups(&account.groups).map_err(change)?;
+    set_groups_here(&account.groups).map_err(change)?;
     setfsgid(account.group);
     setfsuid(account.user);
     // These calls tell only who it was before.
@@ -120,6 +120,12 @@ pub(crate) fn with_rights_of<T>(
         return Err(change(nix::Error::EPERM));
     }
     Ok(action())
+}
+
+/// Sets the supplementary groups of this thread.
+fn set_groups_here(groups: &[Gid]) -> nix::Result<()> {
+    let groups: Vec<_> = groups.iter().map(|group| rustix::thread::Gid::from_raw(group.as_raw())).collect();
+    set_thread_groups(&groups).map_err(|error| nix::Error::from_raw(error.raw_os_error()))
 }
 
 /// The number of a user given by name or number; a number needs no entry in the user database.
@@ -214,6 +220,26 @@ mod tests {
         let owner =
             |name: &str| std::fs::metadata(dir.path().join(name)).map(|found| (found.uid(), found.gid())).unwrap();
         assert_eq!((owner("b"), owner("c")), ((65534, 65534), (0, 0)));
+    }
+
+    #[test]
+    fn other_threads_keep_their_groups() {
+        let Some(()) = test_support::require::root() else { return };
+        let account =
+            Account { user: Uid::from_raw(65534), group: Gid::from_raw(65534), groups: vec![Gid::from_raw(4711)] };
+        let run_as = RunAs { user: "65534".to_owned(), group: None };
+        let before = getgroups().unwrap();
+        let (ask, asked) = std::sync::mpsc::channel();
+        let (answer, answered) = std::sync::mpsc::channel();
+        let other = std::thread::spawn(move || asked.iter().for_each(|()| answer.send(getgroups().unwrap()).unwrap()));
+        let found = with_rights_of(&account, &run_as, || {
+            ask.send(()).unwrap();
+            (getgroups().unwrap(), answered.recv().unwrap())
+        });
+        assert_eq!(found.unwrap(), (account.groups.clone(), before.clone()));
+        assert_eq!(getgroups().unwrap(), before);
+        drop(ask);
+        other.join().unwrap();
     }
 
     #[test]
