@@ -2,16 +2,19 @@
 //! Lock files, so that no two agents work with the same folder or socket.
 //!
 //! The kernel's lock (flock) on the open file counts, not that the file exists: it goes with the process, however that
-//! ends. The file holds the number of the process, for people and for the message of the one that comes second.
+//! ends. The file holds the number of the process, for people and for the message of the one that comes second. Other users
+//! cannot open it: whoever can, even for reading only, can lock it and keep the agent down.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
+/// Of a lock file.
+const MODE: u32 = 0o600;
 /// How often the holder's number is looked for, which it writes just after it has taken the lock, and the pause between.
 const LOOKS: (u32, Duration) = (10, Duration::from_millis(10));
 
@@ -43,14 +46,8 @@ impl Lock {
         let open_error = |source| LockError::Open { path: path.to_owned(), source };
         loop {
             let mut options = OpenOptions::new();
-            options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits());
-            let opened = options.clone().write(true).create(true).truncate(false).mode(0o644).open(path);
-            // That of another user's agent can be locked, if not written.
-            let opened = opened.or_else(|error| match error.kind() {
-                PermissionDenied => options.open(path).map_err(|_| error),
-                _ => Err(error),
-            });
-            let mut file = match opened {
+            options.read(true).write(true).create(true).truncate(false).mode(MODE);
+            let mut file = match options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
                 Ok(file) => file,
                 Err(error)
                     if matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull) =>
@@ -60,6 +57,11 @@ impl Lock {
                 }
                 Err(source) => return Err(open_error(source)),
             };
+            // One that is left over from an agent that let others read it, or that somebody has opened to them.
+            if file.metadata().map_err(open_error)?.permissions().mode() & 0o777 & !MODE != 0 {
+                // That of somebody else stays as it is.
+                let _ = file.set_permissions(Permissions::from_mode(MODE));
+            }
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -119,6 +121,10 @@ mod tests {
         Lock::take(path, "the folder F", "keylime_dir").map_err(|error| error.to_string())
     }
 
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
     fn the_second_is_told_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
@@ -149,17 +155,32 @@ mod tests {
         use crate::{config::RunAs, privileges};
         let Some(()) = test_support::require::root() else { return };
         let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        set_mode(dir.path(), 0o755);
         let path = dir.path().join("x.lock");
         let run_as = RunAs { user: "65534".to_owned(), group: Some("65534".to_owned()) };
         let account = privileges::Account::find(&run_as).unwrap();
         let take_as_user = || privileges::with_rights_of(&account, &run_as, || take(&path)).unwrap();
         assert!(take_as_user().unwrap().is_none() && !path.exists());
-        // What a killed agent of root has left does not lock, and a running one does.
-        std::fs::write(&path, "123456789\n").unwrap();
-        assert!(take_as_user().unwrap().is_some());
+        // Nor can it lock the file of root's agent, not even by opening it for reading.
         let _lock = take(&path).unwrap().unwrap();
-        assert!(take_as_user().unwrap_err().starts_with("another keylime_agent (process "));
+        assert!(take_as_user().unwrap().is_none());
+        let denied = privileges::with_rights_of(&account, &run_as, || File::open(&path)).unwrap().unwrap_err();
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn others_cannot_open_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let lock = take(&path).unwrap().unwrap();
+        assert_eq!(mode(), 0o600);
+        drop(lock);
+        // Left over, too.
+        std::fs::write(&path, "123456789\n").unwrap();
+        set_mode(&path, 0o644);
+        let _lock = take(&path).unwrap().unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]

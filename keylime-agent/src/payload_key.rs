@@ -54,8 +54,8 @@ pub(crate) enum PayloadKeyError {
     )]
     ServerKey { path: PathBuf, source: Box<PayloadKeyError> },
     #[error(
-        "it is missing, and the server key in {} has served as payload key so far; that one is protected by a password, so \
-         its copy must be, too: set option 'payload_key_password'",
+        "it is missing, and the server key in {} may have served as payload key so far; that one is protected by a password, \
+         so its copy must be, too: set option 'payload_key_password'",
         path.display()
     )]
     Unprotected { path: PathBuf },
@@ -282,7 +282,7 @@ mod tests {
         PayloadKey::load_or_create(&server, &key_file(&dir, "none.pem", "")).unwrap();
         let file = key_file(&dir, "payload.pem", "");
         let text = format!(
-            "it is missing, and the server key in {} has served as payload key so far; that one is protected by a \
+            "it is missing, and the server key in {} may have served as payload key so far; that one is protected by a \
              password, so its copy must be, too: set option 'payload_key_password'",
             server.path.display()
         );
