@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
+use tpm_wire::reader::{Place, Reader};
 use zeroize::Zeroizing;
 
 /// Most entries of an archive.
@@ -31,6 +32,8 @@ const LOCAL: [u8; 4] = *b"PK\x03\x04";
 pub(crate) enum ArchiveError {
     #[error("the zip archive is damaged: {0}")]
     Damaged(&'static str),
+    #[error("the zip archive is damaged: it ends inside {0}")]
+    Truncated(&'static str),
     #[error("the zip archive has {0}, which is not supported")]
     Unsupported(&'static str),
     #[error("the zip archive has more than {MAX_ENTRIES} entries")]
@@ -77,6 +80,12 @@ impl<'a> Archive<'a> {
             Some(entry) => Err(ArchiveError::Twice(entry.name.clone())),
             None => Ok(Self(entries)),
         }
+    }
+
+    /// How many bytes each of its files has.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> {
+        // A folder may have contents, which are not written.
+        self.0.iter().filter(|entry| !entry.is_folder).map(|entry| entry.size)
     }
 
     /// Extracts all into a folder that is there and ours alone. Files get mode 0600, and 0700 if their owner may execute
@@ -134,59 +143,55 @@ impl Entry<'_> {
     }
 }
 
-/// Reads little-endian numbers one after the other.
-struct Fields<'a>(&'a [u8]);
+/// What [`Fields`] reads.
+struct Zip;
 
-impl<'a> Fields<'a> {
-    fn at(archive: &'a [u8], offset: usize) -> Result<Self, ArchiveError> {
-        archive.get(offset..).map(Self).ok_or(ArchiveError::Damaged("it ends too early"))
+impl Place for Zip {
+    type Error = ArchiveError;
+
+    const LITTLE_ENDIAN: bool = true;
+
+    fn truncated(&self, field: &'static str) -> ArchiveError {
+        ArchiveError::Truncated(field)
     }
+}
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], ArchiveError> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(ArchiveError::Damaged("it ends too early"))?;
-        self.0 = rest;
-        Ok(taken)
-    }
+type Fields<'a> = Reader<'a, Zip>;
 
-    fn signature(&mut self, expected: [u8; 4], missing: &'static str) -> Result<(), ArchiveError> {
-        if self.take(4)? == expected { Ok(()) } else { Err(ArchiveError::Damaged(missing)) }
-    }
+fn at<'a>(archive: &'a [u8], offset: usize, record: &'static str) -> Result<Fields<'a>, ArchiveError> {
+    archive.get(offset..).map(|rest| Reader::at(Zip, rest)).ok_or(ArchiveError::Truncated(record))
+}
 
-    fn u16(&mut self) -> Result<u16, ArchiveError> {
-        Ok(self.take(2)?.iter().rev().fold(0, |number, byte| number << 8 | u16::from(*byte)))
-    }
+fn signature(fields: &mut Fields<'_>, expected: [u8; 4], missing: &'static str) -> Result<(), ArchiveError> {
+    if fields.bytes("a signature", 4)? == expected { Ok(()) } else { Err(ArchiveError::Damaged(missing)) }
+}
 
-    fn u32(&mut self) -> Result<u32, ArchiveError> {
-        Ok(self.take(4)?.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte)))
-    }
+fn length(fields: &mut Fields<'_>, field: &'static str) -> Result<usize, ArchiveError> {
+    fields.u16(field).map(usize::from)
+}
 
-    fn length(&mut self) -> Result<usize, ArchiveError> {
-        self.u16().map(usize::from)
-    }
-
-    fn size(&mut self) -> Result<usize, ArchiveError> {
-        match self.u32()? {
-            u32::MAX => Err(ArchiveError::Unsupported("Zip64 sizes")),
-            size => usize::try_from(size).map_err(|_| ArchiveError::TooLarge),
-        }
+fn size(fields: &mut Fields<'_>, field: &'static str) -> Result<usize, ArchiveError> {
+    match fields.u32(field)? {
+        u32::MAX => Err(ArchiveError::Unsupported("Zip64 sizes")),
+        size => usize::try_from(size).map_err(|_| ArchiveError::TooLarge),
     }
 }
 
 /// The end record: number of entries and where the central directory begins.
 fn end_record(archive: &[u8]) -> Result<(usize, usize), ArchiveError> {
     // It is followed by a comment whose length it tells.
-    let last = archive.len().checked_sub(END_LEN).ok_or(ArchiveError::Damaged("it ends too early"))?;
+    let last = archive.len().checked_sub(END_LEN).ok_or(ArchiveError::Truncated("its end record"))?;
     let first = last.saturating_sub(usize::from(u16::MAX));
     let is_end = |at: &usize| {
         let record = archive.get(*at..).unwrap_or_default();
-        let mut comment = Fields(record.get(20..).unwrap_or_default());
-        record.starts_with(&END) && comment.length().is_ok_and(|length| length == comment.0.len())
+        let mut comment = Reader::at(Zip, record.get(20..).unwrap_or_default());
+        record.starts_with(&END) && length(&mut comment, "its comment").is_ok_and(|length| length == comment.left())
     };
     let at = (first..=last).rev().find(is_end).ok_or(ArchiveError::Damaged("it has no end record"))?;
-    let mut record = Fields::at(archive, at + END.len())?;
-    let (disk, central_disk) = (record.u16()?, record.u16()?);
-    let (here, count) = (record.length()?, record.length()?);
-    let (_size, offset) = (record.size()?, record.size()?);
+    let mut record = self::at(archive, at + END.len(), "its end record")?;
+    let (disk, central_disk) = (record.u16("the number of the disk")?, record.u16("the disk of the directory")?);
+    let (here, count) = (length(&mut record, "the entries of the disk")?, length(&mut record, "the entries")?);
+    let (_, offset) = (size(&mut record, "the directory's size")?, size(&mut record, "the directory's place")?);
     if disk != 0 || central_disk != 0 || here != count {
         return Err(ArchiveError::Unsupported("several disks"));
     }
@@ -198,7 +203,7 @@ fn entries(archive: &[u8]) -> Result<Vec<Entry<'_>>, ArchiveError> {
     if count > MAX_ENTRIES {
         return Err(ArchiveError::TooMany);
     }
-    let mut central = Fields::at(archive, offset)?;
+    let mut central = at(archive, offset, "its directory")?;
     let entries = (0..count).map(|_| entry(archive, &mut central)).collect::<Result<Vec<_>, _>>()?;
     if entries.iter().map(|entry| entry.size).sum::<usize>() > MAX_TOTAL {
         return Err(ArchiveError::TooLarge);
@@ -208,18 +213,20 @@ fn entries(archive: &[u8]) -> Result<Vec<Entry<'_>>, ArchiveError> {
 
 /// The next entry of the central directory.
 fn entry<'a>(archive: &'a [u8], central: &mut Fields<'a>) -> Result<Entry<'a>, ArchiveError> {
-    central.signature(CENTRAL, "its directory has fewer entries than it says")?;
-    let made_by_unix = central.u16()? >> 8 == 3;
-    central.take(2)?;
-    let (flags, method) = (central.u16()?, central.u16()?);
-    central.take(4)?;
-    let (checksum, packed, size) = (central.u32()?, central.size()?, central.size()?);
-    let (name, extra, comment) = (central.length()?, central.length()?, central.length()?);
-    central.take(4)?;
-    let (attributes, local) = (central.u32()?, central.size()?);
-    let name = central.take(name)?;
-    central.take(extra)?;
-    central.take(comment)?;
+    signature(central, CENTRAL, "its directory has fewer entries than it says")?;
+    let made_by_unix = central.u16("the maker's version")? >> 8 == 3;
+    central.bytes("the version needed", 2)?;
+    let (flags, method) = (central.u16("flags")?, central.u16("a method")?);
+    central.bytes("a time", 4)?;
+    let checksum = central.u32("a checksum")?;
+    let (packed, unpacked) = (size(central, "a packed size")?, size(central, "a size")?);
+    let (name, extra) = (length(central, "a name's length")?, length(central, "the length of an extra field")?);
+    let comment = length(central, "a comment's length")?;
+    central.bytes("a disk", 4)?;
+    let (attributes, local) = (central.u32("attributes")?, size(central, "an entry's place")?);
+    let name = central.bytes("a name", name)?;
+    central.bytes("an extra field", extra)?;
+    central.bytes("a comment", comment)?;
 
     let name = std::str::from_utf8(name).map_err(|_| ArchiveError::Unsupported("names that are not UTF-8"))?;
     let name = name.to_owned();
@@ -237,14 +244,14 @@ fn entry<'a>(archive: &'a [u8], central: &mut Fields<'a>) -> Result<Entry<'a>, A
         8 => true,
         _ => return Err(ArchiveError::Unsupported("a compression other than deflate")),
     };
-    let mut header = Fields::at(archive, local)?;
-    header.signature(LOCAL, "an entry is not where its directory says")?;
-    header.take(22)?;
-    let (local_name, local_extra) = (header.length()?, header.length()?);
-    header.take(local_name)?;
-    header.take(local_extra)?;
-    let data = header.take(packed)?;
-    Ok(Entry { name, path, is_folder, mode, is_deflated, checksum, size, data })
+    let mut header = at(archive, local, "an entry")?;
+    signature(&mut header, LOCAL, "an entry is not where its directory says")?;
+    header.bytes("an entry", 22)?;
+    let (local_name, local_extra) = (length(&mut header, "an entry")?, length(&mut header, "an entry")?);
+    header.bytes("an entry's name", local_name)?;
+    header.bytes("an entry's extra field", local_extra)?;
+    let data = header.bytes("an entry's contents", packed)?;
+    Ok(Entry { name, path, is_folder, mode, is_deflated, checksum, size: unpacked, data })
 }
 
 /// The path of an entry if it goes downwards only, and whether it is a folder.

@@ -8,10 +8,11 @@ pub(crate) mod store;
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::statfs::statfs;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 
 use crate::bootstrap_key::SymmetricKey;
@@ -40,21 +41,17 @@ pub(crate) enum PayloadError {
     Decrypt(#[from] cipher::DecryptError),
     #[error("cannot write {}: {source}{}", path.display(), advice(source))]
     Write { path: PathBuf, source: io::Error },
+    #[error(
+        "the payload takes {} KiB, and {} has {} KiB without the payload before{}",
+        needed.div_ceil(1 << 10), folder.display(), room >> 10, advice(&io::ErrorKind::StorageFull.into())
+    )]
+    TooLarge { needed: u64, room: u64, folder: PathBuf },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("the script {} {source}", path.display())]
     Script { path: PathBuf, source: ProgramError },
     #[error("the thread that unpacks it has ended after an error in this program")]
     Thread,
-}
-
-impl PayloadError {
-    fn is_no_room(&self) -> bool {
-        let (Self::Write { source, .. } | Self::Archive(ArchiveError::Write { source, .. })) = self else {
-            return false;
-        };
-        source.kind() == io::ErrorKind::StorageFull
-    }
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -192,16 +189,10 @@ fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), Pa
     let content = Content { options, key: &key, text: &text, archive };
     let new = unfinished(folder);
     remove(&new)?;
-    match content.write(&new) {
-        // A tmpfs that holds one payload need not hold two.
-        Err(error) if error.is_no_room() && folder.exists() => {
-            remove(&new)?;
-            remove(folder)?;
-            content.write(&new)
-        }
-        result => result,
+    if !content.fits_beside(folder)? {
+        remove(folder)?;
     }
-    .inspect_err(|_| {
+    content.write(&new).inspect_err(|_| {
         // Where it cannot be removed now, the next payload or the next start says so.
         let _ = remove(&new);
     })?;
@@ -246,6 +237,23 @@ fn remove(folder: &Path) -> Result<(), PayloadError> {
     }
 }
 
+/// How many bytes of the file system the files of a folder take. What cannot be read counts as nothing.
+fn taken(folder: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                // In units of 512 bytes, as in stat(2).
+                Ok(found) => bytes += found.blocks() * 512,
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
 /// A checked payload.
 struct Content<'a> {
     options: &'a Payload,
@@ -255,6 +263,30 @@ struct Content<'a> {
 }
 
 impl Content<'_> {
+    /// Whether there is room for it beside the payload before, or only in its place.
+    ///
+    /// # Errors
+    /// It does not even fit in its place, which is told while that payload is still there.
+    fn fits_beside(&self, before: &Path) -> Result<bool, PayloadError> {
+        let folder = before.parent().unwrap_or(before);
+        let found = statfs(folder).map_err(|error| failed(&unfinished(before))(error.into()))?;
+        if found.blocks() == 0 {
+            // So a tmpfs without a limit, and a file system that does not tell.
+            return Ok(true);
+        }
+        let block = u64::try_from(found.block_size()).unwrap_or(1).max(1);
+        // Folders and empty files take nothing of a tmpfs.
+        let lengths = [self.key.bytes().len(), self.text.len()].into_iter();
+        let lengths = lengths.chain(self.archive.iter().flat_map(Archive::lengths));
+        let needed = lengths.map(|length| (length as u64).next_multiple_of(block)).sum();
+        let free = found.blocks_available().saturating_mul(block);
+        let room = free.saturating_add(taken(before));
+        if needed > room {
+            return Err(PayloadError::TooLarge { needed, room, folder: folder.to_owned() });
+        }
+        Ok(needed <= free)
+    }
+
     /// Writes all files into a new folder.
     fn write(&self, folder: &Path) -> Result<(), PayloadError> {
         DirBuilder::new().mode(0o700).create(folder).map_err(failed(folder))?;

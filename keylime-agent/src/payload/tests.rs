@@ -161,17 +161,17 @@ fn the_one_before_gives_way_only_where_there_is_no_room_for_both() {
         assert_eq!(deploy(&vec![b'x'; 151 << 10]), Ok(()));
         assert_eq!(length(), Some(151 << 10));
         // These are more than the tmpfs holds by themselves; the key takes a page of 4 KiB, each file of an archive one at least.
-        let files: Vec<_> = (0..60).map(|number| number.to_string()).collect();
+        let files: Vec<_> = (0..70).map(|number| number.to_string()).collect();
         let files: Vec<_> =
             files.iter().map(|name| (name.as_str(), "x")).chain([("folder/", ""), ("empty", "")]).collect();
         let archive = lab.zip(&files);
-        let pages = (archive.len() as u64).div_ceil(4096) + 61;
+        let pages = (archive.len() as u64).div_ceil(4096) + 71;
         for (text, needed) in [(vec![b'x'; 300 << 10], 304), (archive, pages * 4)] {
             let secure = dir.join("secure");
             assert_eq!(
                 deploy(&text).unwrap_err(),
                 format!(
-                    "the payload needs {needed} KiB in {}, which has 256 KiB without the payload before: the payload needs a \
+                    "the payload takes {needed} KiB, and {} has 256 KiB without the payload before: the payload needs a \
                      larger option 'secure_size', and a new mount of the folder",
                     secure.display()
                 )
@@ -179,11 +179,21 @@ fn the_one_before_gives_way_only_where_there_is_no_room_for_both() {
             assert_eq!(length(), Some(151 << 10));
         }
         // What else is there counts.
-        std::fs::write(dir.join("secure/other"), vec![0; 101 << 10]).unwrap();
-        assert_eq!(deploy(&vec![b'x'; 148 << 10]), Ok(()));
-        assert!(deploy(&vec![b'x'; 149 << 10]).unwrap_err().contains(" needs 156 KiB in "));
-        assert_eq!(length(), Some(148 << 10));
+        std::fs::write(dir.join("secure/other"), vec![0; 100 << 10]).unwrap();
+        assert_eq!(deploy(&vec![b'x'; 152 << 10]), Ok(()));
+        assert!(deploy(&vec![b'x'; 153 << 10]).unwrap_err().contains("takes 160 KiB, and "));
+        assert_eq!(length(), Some(152 << 10));
         assert!(!folder.with_extension("new").exists());
+    });
+    // A tmpfs of size 0 has no limit.
+    super::store::tests::with_own_mounts(|dir| {
+        let lab = Lab::new();
+        let store = || super::store::prepare(dir, "0", false, None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for _ in 0..2 {
+            let delivery = Delivery { key: key(&[3; 32]), payload: encrypt(&key(&[3; 32]), &[b'x'; 300 << 10]) };
+            assert_eq!(runtime.block_on(lab.deliver(delivery, store())), Ok(()));
+        }
     });
 }
 
