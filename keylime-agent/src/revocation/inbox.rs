@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use service::Report;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -43,10 +44,14 @@ pub(super) enum EnvelopeError {
     NotAnObject,
 }
 
-/// There is no room for another message.
+/// Why a message cannot wait for its actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Too many revocation messages wait for the one that is being processed")]
-pub(crate) struct Full;
+pub(crate) enum NotKept {
+    #[error("Too many revocation messages wait for the one that is being processed")]
+    Full,
+    #[error("The agent is ending and takes no more revocation messages")]
+    Ending,
+}
 
 /// Hands good messages to the revoker.
 #[derive(Clone)]
@@ -73,11 +78,11 @@ impl Inbox {
 
     /// Checks a message and lets it wait for its actions; what does not count is logged and dropped. Waits itself where there
     /// is no room, if it has patience.
-    pub(crate) async fn put(&self, envelope: Envelope, patience: Option<Duration>) -> Result<(), Full> {
+    pub(crate) async fn put(&self, envelope: Envelope, patience: Option<Duration>) -> Result<(), NotKept> {
         tracing::info!("Received revocation");
         match self.check(&envelope).await {
             Ok(Some(text)) => match patience {
-                Some(patience) => timeout(patience, self.keep(text)).await.map_err(|_| Full),
+                Some(patience) => timeout(patience, self.keep(text)).await.unwrap_or(Err(NotKept::Full)),
                 None => self.keep_now(text),
             },
             Ok(None) => {
@@ -111,15 +116,17 @@ impl Inbox {
         Ok(Some(serde_json::Value::Object(message).to_string()))
     }
 
-    async fn keep(&self, text: String) {
-        // Neither is closed while the agent runs.
-        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(size(&text)).await else { return };
-        let _ = self.messages.send(Message { text, _room: room }).await;
+    async fn keep(&self, text: String) -> Result<(), NotKept> {
+        let room = Arc::clone(&self.room).acquire_many_owned(size(&text)).await.map_err(|_| NotKept::Ending)?;
+        self.messages.send(Message { text, _room: room }).await.map_err(|_| NotKept::Ending)
     }
 
-    fn keep_now(&self, text: String) -> Result<(), Full> {
-        let room = Arc::clone(&self.room).try_acquire_many_owned(size(&text)).map_err(|_| Full)?;
-        self.messages.try_send(Message { text, _room: room }).map_err(|_| Full)
+    fn keep_now(&self, text: String) -> Result<(), NotKept> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(size(&text)).map_err(|_| NotKept::Full)?;
+        self.messages.try_send(Message { text, _room: room }).map_err(|error| match error {
+            TrySendError::Full(_) => NotKept::Full,
+            TrySendError::Closed(_) => NotKept::Ending,
+        })
     }
 }
 

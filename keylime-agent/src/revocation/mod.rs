@@ -51,21 +51,29 @@ pub(crate) struct Revoker {
     keylime_dir: PathBuf,
     place: Place,
     messages: mpsc::Receiver<Message>,
+    /// Whether a message is being acted upon, and the action that runs.
+    is_acting: bool,
+    action: Option<String>,
 }
 
 impl Revoker {
     /// The revoker and what hands it messages.
     pub(crate) fn new(options: Revocation, keylime_dir: PathBuf, place: Place) -> (Inbox, Self) {
         let (inbox, messages) = Inbox::new(options.certificate.clone(), place.clone());
-        (inbox, Self { options, keylime_dir, place, messages })
+        (inbox, Self { options, keylime_dir, place, messages, is_acting: false, action: None })
     }
 
     /// Acts upon what comes, without end. When this is dropped, a running action is killed.
     pub(crate) async fn run(mut self) {
         // What a kill in the middle of an action has left.
-        drop(MessageFile(self.message_path()));
+        for folder in self.place.secure().into_iter().chain([self.keylime_dir.as_path()]) {
+            drop(MessageFile::of(folder));
+        }
         while let Some(message) = self.messages.recv().await {
-            match self.process(&message.text).await {
+            self.is_acting = true;
+            let result = self.process(&message.text).await;
+            self.is_acting = false;
+            match result {
                 Ok(()) => tracing::info!("Revocation processed successfully"),
                 Err(error) => tracing::error!("Failed to process revocation: {}", Report(&error)),
             }
@@ -73,11 +81,15 @@ impl Revoker {
         std::future::pending().await
     }
 
-    async fn process(&self, message: &str) -> Result<(), RevocationError> {
+    async fn process(&mut self, message: &str) -> Result<(), RevocationError> {
         let programs = self.programs().await;
         let file = self.message_file(message)?;
         for (name, program) in programs {
-            self.act(&name, &program?, &file.0).await?;
+            let program = program?;
+            self.action = Some(name.clone());
+            let result = self.act(&name, &program, &file.0).await;
+            self.action = None;
+            result?;
         }
         Ok(())
     }
@@ -101,18 +113,15 @@ impl Revoker {
         programs
     }
 
-    /// In memory if there is a tmpfs. One message is acted upon at a time, and one agent has the folder.
-    fn message_path(&self) -> PathBuf {
-        self.place.secure().unwrap_or(&self.keylime_dir).join(".revocation.json")
-    }
-
-    /// The message in a file that only this user can read.
+    /// The message in memory if there is a tmpfs with room for it: payloads and their scripts may have filled it.
     fn message_file(&self, message: &str) -> Result<MessageFile, RevocationError> {
-        let file = MessageFile(self.message_path());
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.0);
-        let written = opened.and_then(|mut opened| opened.write_all(message.as_bytes()));
-        written.map_err(|source| RevocationError::Write { path: file.0.clone(), source })?;
-        Ok(file)
+        let Some(secure) = self.place.secure() else { return MessageFile::write(&self.keylime_dir, message) };
+        match MessageFile::write(secure, message) {
+            Err(RevocationError::Write { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                MessageFile::write(&self.keylime_dir, message)
+            }
+            written => written,
+        }
     }
 
     async fn act(&self, name: &str, path: &Path, message: &Path) -> Result<(), RevocationError> {
@@ -155,8 +164,36 @@ impl Revoker {
     }
 }
 
+impl Drop for Revoker {
+    /// The verifier has been told that they were taken, and sends them to nobody a second time.
+    fn drop(&mut self) {
+        self.messages.close();
+        let count = self.messages.len() + usize::from(self.is_acting);
+        let killed = self.action.as_ref().map(|name| format!(", revocation action {name} is killed"));
+        if count > 0 {
+            tracing::warn!("Revocation messages given up, as the agent ends: {count}{}", killed.unwrap_or_default());
+        }
+    }
+}
+
 /// Removed when dropped.
 struct MessageFile(PathBuf);
+
+impl MessageFile {
+    /// One message is acted upon at a time, and one agent has the folder.
+    fn of(folder: &Path) -> Self {
+        Self(folder.join(".revocation.json"))
+    }
+
+    /// Writes a file that only this user can read.
+    fn write(folder: &Path, message: &str) -> Result<Self, RevocationError> {
+        let file = Self::of(folder);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.0);
+        let written = opened.and_then(|mut opened| opened.write_all(message.as_bytes()));
+        written.map_err(|source| RevocationError::Write { path: file.0.clone(), source })?;
+        Ok(file)
+    }
+}
 
 impl Drop for MessageFile {
     fn drop(&mut self) {

@@ -59,7 +59,7 @@ impl Lab {
     }
 
     async fn process_at(&self, envelope: &Envelope, place: Place) -> Result<bool, String> {
-        let (inbox, revoker) = Revoker::new(self.options.clone(), self.path("keylime"), place);
+        let (inbox, mut revoker) = Revoker::new(self.options.clone(), self.path("keylime"), place);
         let text = inbox.check(envelope).await.map_err(|error| Report(&error).to_string())?;
         let Some(text) = text else { return Ok(false) };
         revoker.process(&text).await.map(|()| true).map_err(|error| Report(&error).to_string())
@@ -222,4 +222,83 @@ async fn only_good_messages_take_room_and_what_comes_then_waits() {
     assert_eq!(inbox.put(small(), None).await, Err(full));
     drop(first);
     assert_eq!(inbox.put(small(), None).await, Ok(()));
+
+    // Those that wait for room when the agent ends are refused, as those that come then.
+    let ending = async { drop(messages) };
+    let (waiting, ()) = tokio::join!(inbox.put(large(), Some(Duration::from_secs(50))), ending);
+    let refused = "The agent is ending and takes no more revocation messages";
+    assert_eq!(waiting.unwrap_err().to_string(), refused);
+    for patience in [None, Some(Duration::from_secs(50))] {
+        assert_eq!(inbox.put(small(), patience).await.unwrap_err().to_string(), refused);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_is_given_up_at_the_end_is_told() {
+    let lab = Lab::new();
+    lab.program("actions/slow", 0o755, "#!/bin/sh\ntouch running\nexec sleep 1000\n");
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = std::sync::Mutex::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).without_time().finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let warnings = || {
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        let lines = text.lines().filter_map(|line| line.split_once("WARN keylime_agent::revocation: "));
+        lines.map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
+    };
+    let revoker = || Revoker::new(lab.options.clone(), lab.path("keylime"), Place::new(Store::Missing(String::new())));
+    let message = lab.signed("{}");
+    let put = async |inbox: &Inbox| {
+        let envelope = Envelope { msg: message.msg.clone(), signature: message.signature.clone() };
+        assert_eq!(inbox.put(envelope, None).await, Ok(()));
+    };
+    drop(revoker());
+    assert_eq!(warnings(), [""; 0]);
+
+    let (inbox, waiting) = revoker();
+    put(&inbox).await;
+    put(&inbox).await;
+    drop(waiting);
+    assert_eq!(warnings(), ["Revocation messages given up, as the agent ends: 2"]);
+
+    let mut options = lab.options.clone();
+    options.actions = vec!["slow".to_owned()];
+    let (inbox, acting) = Revoker::new(options, lab.path("keylime"), Place::new(Store::Missing(String::new())));
+    for _ in 0..3 {
+        put(&inbox).await;
+    }
+    let is_running = async {
+        while !lab.path("keylime/running").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = acting.run() => unreachable!("it has no end"),
+        () = is_running => {}
+    }
+    assert_eq!(
+        warnings()[1..],
+        ["Revocation messages given up, as the agent ends: 3, revocation action slow is killed"]
+    );
+}
+
+#[test]
+fn a_full_tmpfs_keeps_no_message_from_its_actions() {
+    crate::payload::store::tests::with_own_mounts(|dir| {
+        let mut lab = Lab::new();
+        lab.options.actions = vec!["first".to_owned()];
+        lab.program("actions/first", 0o755, &format!("{ACTION}echo \"$1\" >> seen\n"));
+        let store = crate::payload::store::prepare(dir, "64k", false, None).unwrap();
+        let secure = dir.join("secure");
+        let full = std::fs::write(secure.join("big"), vec![0; 65 << 10]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let envelope = lab.signed("{}");
+        assert_eq!(runtime.block_on(lab.process_at(&envelope, Place::new(store))), Ok(true));
+        let seen = format!("first 1 {{}} 600\n{}\n", lab.path("keylime/.revocation.json").display());
+        assert_eq!(std::fs::read_to_string(lab.path("keylime/seen")).unwrap(), seen);
+        for folder in [secure, lab.path("keylime")] {
+            assert!(!folder.join(".revocation.json").exists());
+        }
+    });
 }

@@ -29,6 +29,6 @@ async fn revocation(
 ) -> Result<Response, Refusal> {
     match agent.revocations.put(envelope, Some(PATIENCE)).await {
         Ok(()) => Ok(answer::success("{}")),
-        Err(full) => Err(fallback::logged(&Method::POST, Refusal::failed(full.to_string()))),
+        Err(error) => Err(fallback::logged(&Method::POST, Refusal::failed(error.to_string()))),
     }
 }
