@@ -127,7 +127,7 @@ fn the_agent_is_the_user_and_nothing_more() {
             ("server-private.pem", 0o600),
             ("payload-private.pem", 0o600),
             ("server-cert.crt", certificate),
-            ("keylime_agent.lock", certificate),
+            ("keylime_agent.lock", 0o600),
             ("secure", 0o700),
         ] {
             assert_eq!(found(&folder.join(file)), (uid, gid, mode), "{name} {file}");
