@@ -11,7 +11,7 @@ use nix::unistd::{Uid, geteuid};
 use service::drain::Drain;
 use service::signals::{self, Shutdown};
 use tls::{ClientTls, ServerTls, TlsServer, Trust};
-use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmError, TpmSettings};
+use tpm::{AkInfo, EkInfo, EkSource, SavedAk, Tpm, TpmError, TpmSettings};
 use zeroize::Zeroizing;
 
 use crate::agent::Agent;
@@ -208,6 +208,9 @@ impl Start<'_> {
         }
         let fitting = stored.as_ref().filter(|stored| stored.fits(&fit)).map(Stored::ak);
         let is_old = fitting.is_some();
+        if let Some(ak) = stored.as_ref().and_then(|stored| stored.of_another_ek(&fit)) {
+            self.check_not_taken(ak, ek_hash).await?;
+        }
         let ak = match self.tpm.load_or_create_ak(fitting).await {
             Ok(ak) => ak,
             // The file is for this very EK, so it is damaged or the TPM was cleared. Nobody shall find the host under a new
@@ -242,6 +245,18 @@ impl Start<'_> {
         }
         agent_data::store(path, &ak.saved, &fit)?;
         Ok(ak)
+    }
+
+    /// An AK that the TPM takes under this EK was made for it, whatever the file says: then the file is damaged.
+    async fn check_not_taken(&self, ak: SavedAk, ek_hash: &str) -> Result<(), Cause> {
+        match self.tpm.load_or_create_ak(Some(ak)).await {
+            Ok(_) => {
+                let reason = format!("its ek_hash names another EK, but the AK was made for this one ({ek_hash})");
+                Err(agent_data::damaged(&self.config.agent_data, reason).with_copy().into())
+            }
+            Err(TpmError::AkRejected(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {

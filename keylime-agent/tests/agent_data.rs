@@ -53,6 +53,17 @@ fn no_damage_makes_another_identity() {
     assert!(other.terminate().unwrap().success());
     foreign["ek_hash"] = serde_json::from_str::<serde_json::Value>(&text).unwrap()["ek_hash"].clone();
     let foreign = serde_json::to_string_pretty(&foreign).unwrap();
+    // The AK of this TPM, said to be of another EK, or of none.
+    let mut this: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let ek_hash = String::from_utf8(serde_json::from_value(this["ek_hash"].clone()).unwrap()).unwrap();
+    let mut with_ek_hash = |ek_hash: &str| {
+        this["ek_hash"] = ek_hash.as_bytes().into();
+        this.to_string()
+    };
+    let flipped = if ek_hash.ends_with('0') { "1" } else { "0" };
+    let other_ek = with_ek_hash(&format!("{}{flipped}", &ek_hash[..63]));
+    let said = format!("its ek_hash names another EK, but the AK was made for this one ({ek_hash})");
+    let no_ek = "its ek_hash is not 64 lower-case hexadecimal digits";
 
     let no_file = "it is not an agent data file (";
     for (damaged, reason) in [
@@ -62,6 +73,9 @@ fn no_damage_makes_another_identity() {
         ("{}".to_owned(), "it is not an agent data file (missing field `ak_hash_alg` at line 1 column 2)"),
         (text.replace("\"Sha256\"", "256"), no_file),
         (text.replacen("0,", "9,", 1), "its public key is malformed ("),
+        (with_ek_hash(""), no_ek),
+        (with_ek_hash(&ek_hash[..40]), no_ek),
+        (other_ek, &said),
         (foreign, "this TPM does not accept it, it was made by another TPM or is damaged: "),
     ] {
         std::fs::write(&data, &damaged).unwrap();

@@ -163,6 +163,8 @@ fn an_ak_of_other_settings_is_kept() {
     let mut record: serde_json::Value = serde_json::from_slice(&good).unwrap();
     let ek_hash = String::from_utf8(serde_json::from_value(record["ek_hash"].clone()).unwrap()).unwrap();
     record["ek_hash"] = json!([b'0'; 64].to_vec());
+    // The TPM takes no other's AK.
+    record["ak_private"][20] = json!(record["ak_private"][20].as_u64().unwrap() ^ 1);
     std::fs::write(&data, record.to_string()).unwrap();
     let (code, log) = lab.failing_agent(&again);
     assert_eq!(code, Some(1));

@@ -49,7 +49,8 @@ pub(crate) struct Fit<'a> {
 /// A file that could be read.
 pub(crate) struct Stored {
     ak: SavedAk,
-    ek_hash: Vec<u8>,
+    /// 64 lower-case hexadecimal digits.
+    ek_hash: String,
 }
 
 /// Why the file cannot be used.
@@ -82,15 +83,19 @@ impl Stored {
     }
 
     /// The EK that the AK was made for (its hash), if it is another one.
-    pub(crate) fn other_ek(&self, ek_hash: &str) -> Option<String> {
-        let digits = self.ek_hash.iter().take(64).copied().collect::<Vec<_>>();
-        (self.ek_hash != ek_hash.as_bytes()).then(|| String::from_utf8_lossy(&digits).into_owned())
+    pub(crate) fn other_ek(&self, ek_hash: &str) -> Option<&str> {
+        (self.ek_hash != ek_hash).then_some(&self.ek_hash)
+    }
+
+    /// The AK, if nothing but the EK that the file names speaks against its use.
+    pub(crate) fn of_another_ek(&self, fit: &Fit<'_>) -> Option<SavedAk> {
+        (self.ek_hash != fit.ek_hash && self.ak.fits(fit.hash, fit.key, fit.signing)).then(|| self.ak())
     }
 
     /// Whether the AK was made in this TPM and under these settings. The file's own words for them repeat what the public
     /// key says; the stock agent, which goes by them, does not notice another `tpm_encryption_alg`.
     pub(crate) fn fits(&self, fit: &Fit<'_>) -> bool {
-        self.ek_hash == fit.ek_hash.as_bytes() && self.ak.fits(fit.hash, fit.key, fit.signing)
+        self.ek_hash == fit.ek_hash && self.ak.fits(fit.hash, fit.key, fit.signing)
     }
 }
 
@@ -126,7 +131,13 @@ pub(crate) fn load(path: &Path) -> Result<Option<Stored>, AgentDataError> {
     Public::decode_tpmt(&record.ak_public)
         .map_err(|error| damaged(path, format_args!("its public key is malformed ({error})")))?;
     let ak = SavedAk { public: record.ak_public, private: record.ak_private };
-    Ok(Some(Stored { ak, ek_hash: record.ek_hash }))
+    let ek_hash = String::from_utf8(record.ek_hash).ok().filter(|hash| is_ek_hash(hash));
+    let ek_hash = ek_hash.ok_or_else(|| damaged(path, "its ek_hash is not 64 lower-case hexadecimal digits"))?;
+    Ok(Some(Stored { ak, ek_hash }))
+}
+
+fn is_ek_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, AgentDataError> {
@@ -256,7 +267,16 @@ mod tests {
         for other in [Fit { hash, ..fit() }, Fit { key, ..fit() }, Fit { signing, ..fit() }, Fit { ek_hash, ..fit() }] {
             assert!(!stored.fits(&other), "{other:?}");
         }
-        assert_eq!((stored.other_ek(EK_HASH), stored.other_ek("0").as_deref()), (None, Some(EK_HASH)));
+        assert_eq!((stored.other_ek(EK_HASH), stored.other_ek("0")), (None, Some(EK_HASH)));
+        // Only for another EK the TPM is asked.
+        for (other, is_asked) in [
+            (fit(), false),
+            (Fit { ek_hash, ..fit() }, true),
+            (Fit { hash, ek_hash, ..fit() }, false),
+            (Fit { hash, ..fit() }, false),
+        ] {
+            assert_eq!(stored.of_another_ek(&other), is_asked.then(ak), "{other:?}");
+        }
     }
 
     #[test]
@@ -289,6 +309,12 @@ mod tests {
         store(&path, &ak(), &fit()).unwrap();
         let good = std::fs::read_to_string(&path).unwrap();
         let no_file = "it is not an agent data file";
+        let bad_ek = "its ek_hash is not 64 lower-case hexadecimal digits".to_owned();
+        let with_ek_hash = |ek_hash: &[u8]| {
+            let mut record: serde_json::Value = serde_json::from_str(&good).unwrap();
+            record["ek_hash"] = ek_hash.into();
+            record.to_string()
+        };
         for (text, reason) in [
             (String::new(), format!("{no_file} (EOF while parsing a value at line 1 column 0)")),
             (good[..good.len() - 9].to_owned(), format!("{no_file} (EOF")),
@@ -297,6 +323,12 @@ mod tests {
             (good.replace("\"Sha256\"", "7"), format!("{no_file} (invalid type: integer `7`, expected a string")),
             (good.replace("ak_private", "ak"), format!("{no_file} (missing field `ak_private`")),
             (good.replacen("0,", "9,", 1), "its public key is malformed (".to_owned()),
+            (with_ek_hash(b""), bad_ek.clone()),
+            (with_ek_hash(&EK_HASH.as_bytes()[..63]), bad_ek.clone()),
+            (with_ek_hash(format!("{EK_HASH}0").as_bytes()), bad_ek.clone()),
+            (with_ek_hash(EK_HASH.to_uppercase().as_bytes()), bad_ek.clone()),
+            (with_ek_hash(EK_HASH.replace('d', "g").as_bytes()), bad_ek.clone()),
+            (with_ek_hash(&[0xff; 64]), bad_ek),
             (" ".repeat(LIMIT + 1), "it has more than 1048576 bytes, which no AK has".to_owned()),
         ] {
             std::fs::write(&path, &text).unwrap();
