@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use test_support::ca::{LeafSpec, TestCa};
 
@@ -258,6 +259,37 @@ fn each_file_problem_has_its_text() {
         assert_eq!(lab.run(&[]).status.code(), Some(2));
     } else {
         assert_eq!((code, errors), (Some(0), vec![]));
+    }
+}
+
+#[test]
+fn authorities_that_end_are_warned_of() {
+    let now = SystemTime::now();
+    let day = Duration::from_secs(24 * 3600);
+    let lab = Lab::new("trusted_client_ca = \"cv_ca/cacert.crt, ended.crt, ending.crt, later.crt\"");
+    let authorities = [
+        ("ended", now - 2 * day..now - day),
+        ("ending", now - day..now + 29 * day),
+        ("later", now + day..now + 2 * day),
+    ];
+    for (name, time) in authorities {
+        lab.write(&format!("{name}.crt"), TestCa::root_within(name, time).unwrap().pem());
+    }
+    // Ends the start before it opens the TPM.
+    for (content, arguments) in [(None, &["--check-config"][..]), (Some("{}"), &[])] {
+        if let Some(content) = content {
+            lab.write("agent_data.json", content);
+        }
+        let output = lab.run(arguments);
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), content.is_none(), "{log}");
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains("> option 'trusted_client_ca': ")).collect();
+        assert_eq!(warnings.len(), 3, "{log}");
+        for ((name, is), line) in [("ended", "was"), ("ending", "is"), ("later", "is")].into_iter().zip(warnings) {
+            let file = shown(&lab.folder().join(format!("{name}.crt")));
+            let text = format!("the certificate \"CN={name}\" in the CA file {file} {is} valid from 2");
+            assert!(line.starts_with(" WARN ") && line.contains(&text), "{line}");
+        }
     }
 }
 
