@@ -63,7 +63,7 @@ struct Limits {
     waiting: usize,
     /// Busy or idle.
     served: usize,
-    /// Busy, of one source.
+    /// Busy or idle, of one source.
     each: usize,
 }
 
@@ -228,24 +228,40 @@ impl Table {
 
     /// Lets those who wait have their turn, as far as there are places.
     fn give_turns(&mut self) {
-        while self.entries.values().any(|entry| entry.state == State::Waiting) {
-            let busy = self.by_source(State::Busy);
-            let requests = |entry: &Entry| busy.get(&entry.source).copied().unwrap_or_default();
-            let waiting = self.entries.iter().filter(|(_, entry)| entry.state == State::Waiting);
-            let next = waiting.min_by_key(|(_, entry)| (requests(entry), entry.since));
-            let Some(next) = next.filter(|(_, entry)| requests(entry) < self.limits.each).map(|(id, _)| *id) else {
-                return;
-            };
-            if self.count(|entry| matches!(entry.state, State::Busy | State::Idle)) >= self.limits.served {
-                let idle = self.entries.iter().filter(|(_, entry)| entry.state == State::Idle);
-                let Some(longest) = idle.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id) else { return };
-                self.evict(longest);
+        while let Some((next, silent)) = self.next_turn() {
+            if let Some(silent) = silent {
+                self.evict(silent);
             }
             self.set(next, State::Busy);
             if let Some(entry) = self.entries.get(&next) {
                 entry.signals.turn.notify_one();
             }
         }
+    }
+
+    /// The connection whose turn it is, and the one that has to make room for it.
+    fn next_turn(&self) -> Option<(u64, Option<u64>)> {
+        let mut waiting: Vec<_> = self.entries.iter().filter(|(_, entry)| entry.state == State::Waiting).collect();
+        if waiting.is_empty() {
+            return None;
+        }
+        let (busy, idle) = (self.by_source(State::Busy), self.by_source(State::Idle));
+        let of =
+            |counts: &HashMap<Source, usize>, entry: &Entry| counts.get(&entry.source).copied().unwrap_or_default();
+        waiting.sort_by_key(|(_, entry)| (of(&busy, entry), entry.since));
+        let is_full = busy.values().chain(idle.values()).sum::<usize>() >= self.limits.served;
+        waiting.into_iter().find_map(|(id, entry)| {
+            let has_its_share = of(&busy, entry) + of(&idle, entry) >= self.limits.each;
+            if !is_full && !has_its_share {
+                return Some((*id, None));
+            }
+            let silent = self
+                .entries
+                .iter()
+                .filter(|(_, other)| other.state == State::Idle && (!has_its_share || other.source == entry.source));
+            let (silent, _) = silent.min_by_key(|(_, other)| other.since)?;
+            Some((*id, Some(*silent)))
+        })
     }
 
     /// Notes that the source of a connection has asked.
@@ -437,6 +453,19 @@ mod tests {
         let _requests: Vec<_> = slots.iter().map(|slot| poll(pin!(slot.busy()))).collect();
         tokio::time::advance(SEEN).await;
         assert_eq!(connections.table().sources(), 0);
+    }
+
+    #[test]
+    fn who_asks_again_at_once_keeps_nobody_of_its_own_address_waiting() {
+        // 9 of the 12 places that are served may be of one source.
+        let connections = Connections::new(32);
+        let slots: Vec<_> = (0..10).map(|_| admit(&connections)).collect();
+        let mut requests: Vec<_> = slots[..9].iter().map(|slot| Some(busy(slot))).collect();
+        let mut waiting = pin!(slots[9].busy());
+        assert!(poll(waiting.as_mut()).is_pending());
+        requests[0] = None;
+        assert!(is_evicted(&slots[0]));
+        assert!(poll(waiting.as_mut()).is_ready());
     }
 
     #[test]
