@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -154,19 +155,40 @@ struct Answer {
     /// Sent again and again as long as somebody takes it, if there is any.
     rest: Vec<u8>,
     pause: Duration,
+    /// How many answers to PING have come back.
+    pongs: Arc<AtomicUsize>,
 }
 
 impl Answer {
+    fn new(begin: Vec<u8>, rest: Vec<u8>, pause: Duration) -> Self {
+        Self { begin, rest, pause, pongs: Arc::default() }
+    }
+
     fn give(&self, mut stream: TcpStream) {
+        let (back, pongs) = (stream.try_clone().unwrap(), Arc::clone(&self.pongs));
+        std::thread::spawn(move || count_pongs(back, &pongs));
         let mut given = stream.write_all(&self.begin);
         while given.is_ok() && !self.rest.is_empty() {
             std::thread::sleep(self.pause);
             given = stream.write_all(&self.rest);
         }
-        // Stays until the other side goes.
-        let _ = stream.read_to_end(&mut Vec::new());
+        // Stays until the other side goes, which its other thread waits for.
     }
 }
+
+fn count_pongs(mut stream: TcpStream, pongs: &AtomicUsize) {
+    let (mut piece, mut seen) = ([0; 4096], Vec::new());
+    while let Ok(read @ 1..) = stream.read(&mut piece) {
+        seen.extend_from_slice(&piece[..read]);
+        while let Some(at) = seen.windows(PONG.len()).position(|bytes| bytes == PONG) {
+            pongs.fetch_add(1, Ordering::Relaxed);
+            seen.drain(..at + PONG.len());
+        }
+    }
+}
+
+/// The answer to a PING without context.
+const PONG: &[u8] = b"\x04\x05\x04PONG";
 
 /// ZMTP as RFC 23 and RFC 37 of ZeroMQ have it, written down a second time.
 fn greeting(version: u8, mechanism: &str) -> Vec<u8> {
@@ -195,7 +217,7 @@ fn a_hostile_publisher_ends_its_connection_and_nothing_else() {
     let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
     let listener = listener.unwrap();
     let address = listener.local_addr().unwrap();
-    let answer = Arc::new(Mutex::new(Answer { begin: vec![], rest: vec![], pause: Duration::ZERO }));
+    let answer = Arc::new(Mutex::new(Answer::new(vec![], vec![], Duration::ZERO)));
     let current = Arc::clone(&answer);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -264,30 +286,34 @@ fn a_hostile_publisher_ends_its_connection_and_nothing_else() {
         ),
         (publisher(b""), b"\x04\x03\x09AB".to_vec(), at_once, "has sent something else than a command"),
         // These keep to the protocol, and are not what they seem.
-        (publisher(b""), b"\x04\x07\x04PING\0\0".repeat(1 << 12), at_once, ""),
+        (publisher(b""), b"\x04\x07\x04PING\0\0".repeat(1 << 12), at_once, "PONG"),
         (publisher(b""), b"\0\x05hello".repeat(1 << 12), at_once, "> JSON decode error on 0mq message\n"),
         (publisher(b""), big, at_once, "> JSON decode error on 0mq message\n"),
         (publisher(b""), message.repeat(1 << 12), at_once, "> Revocation certificate not yet available\n"),
     ] {
-        *answer.lock().unwrap() = Answer { begin, rest, pause };
+        let now = Answer::new(begin, rest, pause);
+        *answer.lock().unwrap() = now.clone();
         agent.restart().unwrap();
-        let is_an_end = !text.starts_with('>') && !text.is_empty();
+        let is_ping = text == "PONG";
+        let is_an_end = !text.starts_with('>') && !is_ping;
         let words = if is_an_end { format!("{ended}{text}\n") } else { waiting.clone() };
         agent.part().ready(&words, LIMIT, |part| Ok(part.log().contains(&words).then_some(()))).unwrap();
-        agent.part().ready(text, LIMIT, |part| Ok(part.log().contains(text).then_some(()))).unwrap();
+        let is_seen = |log: String| if is_ping { now.pongs.load(Ordering::Relaxed) > 1 } else { log.contains(text) };
+        agent.part().ready(text, LIMIT, |part| Ok(is_seen(part.log()).then_some(()))).unwrap();
         // It goes on while the TPM and the REST API are asked.
         for _ in 0..5 {
             assert_eq!(lab.curl(&agent, "/v2.5/quotes/identity?nonce=abc", &[]).status, 200, "{text}");
         }
         assert!(peak_rss_kib(agent.part().pid()).unwrap() < 40 << 10, "{text}");
         assert!(is_an_end || !agent.part().log().contains(&ended), "{}", agent.part().log());
+        assert_eq!(now.pongs.load(Ordering::Relaxed) > 0, is_ping, "{text}");
     }
 
     // Whoever was bad may be replaced by a good one.
-    *answer.lock().unwrap() = Answer { begin: greeting(2, ""), rest: vec![], pause: at_once };
+    *answer.lock().unwrap() = Answer::new(greeting(2, ""), vec![], at_once);
     agent.restart().unwrap();
     agent.part().wait_log(&ended, LIMIT).unwrap();
-    *answer.lock().unwrap() = Answer { begin: publisher(&message), rest: vec![], pause: at_once };
+    *answer.lock().unwrap() = Answer::new(publisher(&message), vec![], at_once);
     agent.part().wait_log("> Revocation certificate not yet available", LIMIT).unwrap();
     assert_eq!(agent.part().log().matches(&ended).count(), 1);
     assert_eq!(agent.terminate().unwrap().code(), Some(0));
