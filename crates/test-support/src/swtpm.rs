@@ -3,20 +3,19 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Output;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+
+mod rival;
 
 use crate::ports::{self, Port};
 use crate::process::{self, Part, Program};
 use crate::scratch::Scratch;
+pub use rival::{Extending, PCR_READ, QUOTE, Rival};
 
 /// Limit for one command of the TPM tools and for the TPM's start.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -203,25 +202,6 @@ impl Swtpm {
         self.tool("tpm2_pcrextend", &[&spec]).map(drop)
     }
 
-    /// Extends a PCR of the SHA-256 bank in a thread, with this pause between two times, until the result is dropped. Without a
-    /// pause it comes between nearly any two commands of another program.
-    ///
-    /// # Errors
-    /// When the TPM is not running.
-    pub fn keep_extending(&self, pcr: u8, pause: Duration) -> Result<Extending> {
-        ensure!(self.part.is_some(), "the TPM is off");
-        let port = self.ports[0].number();
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&over);
-        let thread = thread::spawn(move || {
-            while !is_over.load(Ordering::Relaxed) {
-                extend(port, pcr).expect("the TPM runs");
-                thread::sleep(pause);
-            }
-        });
-        Ok(Extending { over, thread: Some(thread) })
-    }
-
     /// The value of a PCR, in lower-case hex.
     ///
     /// # Errors
@@ -294,34 +274,6 @@ impl Swtpm {
         self.tool("tpm2_nvread", &[RSA_EK_CERTIFICATE, "--output", text])?;
         Ok(fs::read(&path)?)
     }
-}
-
-/// A PCR is being extended; see [`Swtpm::keep_extending`].
-#[derive(Debug)]
-pub struct Extending {
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Extending {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(thread::panicking() || ended.is_none_or(|ended| ended.is_ok()), "the PCR could not be extended");
-    }
-}
-
-/// One TPM2_PCR_Extend. The TPM serves one connection after the other.
-fn extend(port: u16, pcr: u8) -> Result<()> {
-    // Header; handle and an empty password; one SHA-256 digest.
-    let (header, password) = ("80020000004100000182", "00000009400000090000010000");
-    let digests = format!("00000001000b{}", "5a".repeat(32));
-    let mut tpm = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    tpm.write_all(&hex::decode(format!("{header}{pcr:08x}{password}{digests}"))?)?;
-    let mut answer = [0; 10];
-    tpm.read_exact(&mut answer)?;
-    ensure!(answer.ends_with(&[0; 4]), "TPM2_PCR_Extend: {answer:x?}");
-    Ok(())
 }
 
 /// Whether swtpm knows [`PROFILE`].

@@ -7,12 +7,14 @@ use anyhow::Result;
 use std::time::{Duration, Instant};
 use support::{ensure_empty, identity_quote, plain_swtpm, request, settings, start, verify};
 use test_support::Swtpm;
-use tpm::{Quote, Tpm, TpmError};
+use test_support::swtpm::{PCR_READ, QUOTE};
+use tpm::{Quote, Tpm, TpmError, TpmSettings};
 use tpm_wire::hash::HashAlgorithm;
 use tpm_wire::nonce::Nonce;
 use tpm_wire::pcr::PcrMask;
 
 const BANK: HashAlgorithm = HashAlgorithm::Sha256;
+const UNSTABLE: &str = "the PCRs changed during each of 5 quotes";
 
 /// Makes a verified quote and says how many TPM commands it took.
 async fn counted(tpm: &Tpm, ak_2b: &[u8], mask: PcrMask) -> Result<(Quote, u64)> {
@@ -109,35 +111,33 @@ async fn two_programs_that_fight_for_pcr_16_get_good_quotes_or_none() -> Result<
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (one, _, ak) = start(settings(&swtpm), None).await?;
     let (two, _, _) = start(settings(&swtpm), None).await?;
+    // The first quote has more commands than others.
+    counted(&one, &ak.public_2b, PcrMask::EMPTY).await?;
     let rival = tokio::spawn({
         let two = two.clone();
         async move {
-            let mut refused = 0;
             for _ in 0..100 {
                 let mut request = request(BANK, PcrMask::EMPTY)?;
                 request.node_key_digest = vec![7; 32];
                 match two.quote(request).await {
-                    Ok(_) => (),
-                    Err(TpmError::PcrsUnstable { .. }) => refused += 1,
+                    Ok(_) | Err(TpmError::PcrsUnstable { .. }) => (),
                     Err(error) => return Err(error.into()),
                 }
             }
-            anyhow::Ok(refused)
+            anyhow::Ok(())
         }
     });
-    let mut good = 0;
     while !rival.is_finished() {
         match counted(&one, &ak.public_2b, PcrMask::EMPTY).await {
             Ok((_, commands)) => {
                 // At most five times PCR_Reset, PCR_Extend, Quote, PCR_Read.
                 assert!(commands <= 20, "{commands}");
-                good += 1;
             }
-            Err(error) => assert_eq!(error.to_string(), "the PCRs changed during each of 5 quotes"),
+            Err(error) => assert_eq!(error.to_string(), UNSTABLE),
         }
     }
-    let refused = rival.await??;
-    assert!(good > 0 && refused < 100, "{good} {refused}");
+    rival.await??;
+    counted(&one, &ak.public_2b, PcrMask::EMPTY).await?;
     one.shutdown().await?;
     two.shutdown().await?;
     ensure_empty(&swtpm)
@@ -148,27 +148,58 @@ async fn pcrs_that_change_all_the_time_give_good_quotes_or_none() -> Result<()> 
     let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
     let (tpm, _, ak) = start(settings(&swtpm), None).await?;
     let mask: PcrMask = "0x400".parse()?;
-    let (mut good, mut refused) = (0, 0);
+    // The first quote has more commands than others.
+    counted(&tpm, &ak.public_2b, mask).await?;
     // Milliseconds between two extensions, from none at all to hardly one during a quote.
     for pause in [0, 1, 2, 4, 8, 16, 32, 64] {
         let _rival = swtpm.keep_extending(10, Duration::from_millis(pause))?;
         for _ in 0..40 {
             let before = tpm.commands_sent();
             match counted(&tpm, &ak.public_2b, mask).await {
-                Ok(_) => good += 1,
+                Ok((_, commands)) => assert!(commands <= 10, "{commands}"),
                 Err(error) => {
-                    assert_eq!(error.to_string(), "the PCRs changed during each of 5 quotes");
-                    // Quote and PCR_Read each time; at the very first also PCR_Read, PCR_Reset, PCR_Extend, and Quote once
-                    // more after TPM_RC_RETRY.
-                    let commands = tpm.commands_sent() - before;
-                    assert!((10..=14).contains(&commands), "{commands}");
-                    refused += 1;
+                    assert_eq!(error.to_string(), UNSTABLE);
+                    // Quote and PCR_Read each time.
+                    assert_eq!(tpm.commands_sent() - before, 10);
                 }
             }
         }
     }
-    println!("{good} good quotes, {refused} refused");
-    assert!(good > 0 && refused > 0);
+    tpm.shutdown().await?;
+    ensure_empty(&swtpm)
+}
+
+#[tokio::test]
+async fn a_quote_is_refused_only_if_the_pcrs_change_before_and_after_it_each_time() -> Result<()> {
+    let Some(swtpm) = plain_swtpm().await? else { return Ok(()) };
+    let rival = swtpm.rival(10)?;
+    let settings = TpmSettings { tcti: Some(rival.tcti.clone()), ..TpmSettings::default() };
+    let (tpm, _, ak) = start(settings, None).await?;
+    let mask = PcrMask::EMPTY.with(10);
+    let identity = PcrMask::EMPTY;
+    for quoted in [identity, mask] {
+        counted(&tpm, &ak.public_2b, quoted).await?;
+    }
+    for (before, mask, outcome) in [
+        // The values that are read afterwards explain the quote.
+        (&[][..], mask, Ok(2)),
+        (&[QUOTE], mask, Ok(2)),
+        // They explain the next one.
+        (&[PCR_READ], mask, Ok(3)),
+        (&[QUOTE, PCR_READ], mask, Err(10)),
+        (&[QUOTE, PCR_READ], identity, Ok(1)),
+        (&[], mask, Ok(2)),
+    ] {
+        swtpm.pcr_extend(10)?;
+        rival.extend_before(before);
+        let sent = tpm.commands_sent();
+        let found = counted(&tpm, &ak.public_2b, mask).await;
+        let found = found.map(|(_, commands)| commands).map_err(|error| {
+            assert_eq!(error.to_string(), UNSTABLE);
+            tpm.commands_sent() - sent
+        });
+        assert_eq!(found, outcome, "{before:x?}");
+    }
     tpm.shutdown().await?;
     ensure_empty(&swtpm)
 }
