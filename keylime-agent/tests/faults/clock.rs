@@ -55,7 +55,7 @@ fn the_clock_may_jump() {
     lab.servers.wait_verified(&id, LIMIT).unwrap();
 
     // Back and forth, as far as the verifier's certificate is valid.
-    let verifier = HonestVerifier::of(&agent, 0);
+    let verifier = HonestVerifier::of(&lab, &agent, None);
     for seconds in [60, 24 * HOUR, 100 * 24 * HOUR, 0, 30 * 24 * HOUR, 0] {
         set(seconds);
         lab.wait_quotes(&id, 2);

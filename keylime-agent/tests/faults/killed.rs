@@ -1,23 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `kill -9` at random moments: 20 times in every test run, 200 times in `./scripts/soak`.
+//! `kill -9` at random moments: 20 times in every test run, 200 times in `./scripts/soak` and in proportion if it has
+//! another factor.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use test_support::{KeylimeAgent, KeylimeOptions};
 
 use crate::honest::HonestVerifier;
 use crate::proxy::{Mode, Proxy, Then};
 use crate::support::{LIMIT, Lab, options};
 
-/// A start takes about half of this.
-const LONGEST: u64 = 800;
-
 fn rounds() -> u64 {
-    if std::env::var_os("SOAK_FACTOR").is_some() { 200 } else { 20 }
+    let factor = std::env::var("SOAK_FACTOR").ok().and_then(|factor| factor.parse::<u64>().ok());
+    factor.map_or(20, |factor| (2 * factor).max(20))
+}
+
+/// Makes a stopped agent one that nobody knows.
+fn forget(lab: &Lab, agent: &KeylimeAgent, id: &str) {
+    lab.servers.registrar_delete(id).unwrap();
+    for entry in std::fs::read_dir(&agent.folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+/// How long a killed agent takes to start.
+fn start(lab: &Lab, agent: &mut KeylimeAgent) -> Duration {
+    clear(lab);
+    let begin = Instant::now();
+    agent.restart().unwrap();
+    begin.elapsed()
 }
 
 /// What a killed process leaves in a TPM without resource manager is for the operator to clear, apart from the AK, which
@@ -28,16 +44,21 @@ fn clear(lab: &Lab) {
     }
 }
 
-fn registered_ak(lab: &Lab, id: &str) -> Value {
-    lab.servers.registrar_agent(id).unwrap().unwrap()["aik_tpm"].clone()
-}
-
 #[test]
 fn killed_at_any_moment_it_comes_back_as_itself() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
     let mut agent = lab.agent(&options());
     let id = agent.id().unwrap();
-    let mut ak = registered_ak(&lab, &id);
+    let ak_of = || lab.servers.registrar_agent(&id).unwrap().map(|record| record["aik_tpm"].clone());
+    // A first start makes keys.
+    agent.part().kill();
+    let usual = start(&lab, &mut agent);
+    agent.part().kill();
+    forget(&lab, &agent, &id);
+    let first = start(&lab, &mut agent);
+    println!("a first start takes {first:?}, another one {usual:?}");
+    let mut ak = ak_of();
+    let (mut before, mut after) = (0, 0);
     // For whoever wants to see a failure again.
     let seed = RandomState::new().hash_one(());
     println!("seed {seed:#x}");
@@ -49,33 +70,32 @@ fn killed_at_any_moment_it_comes_back_as_itself() {
         random ^= random << 17;
         // Now and then it is the first start of a host that nobody knows.
         let is_first = round % 4 == 3;
-        if is_first {
-            agent.part().kill();
-            lab.servers.registrar_delete(&id).unwrap();
-            for entry in std::fs::read_dir(&agent.folder).unwrap().map(Result::unwrap) {
-                if entry.file_type().unwrap().is_file() {
-                    std::fs::remove_file(entry.path()).unwrap();
-                }
-            }
-        }
         agent.part().kill();
+        if is_first {
+            forget(&lab, &agent, &id);
+        }
         clear(&lab);
-        let moment = Duration::from_millis(random % LONGEST);
+        // Up to twice the time of a start; a first one takes as long as it takes to find primes.
+        let longest = 2 * if is_first { first.min(5 * usual) } else { usual };
+        let moment = Duration::from_nanos(random % u64::try_from(longest.as_nanos()).unwrap());
         agent.start_and_kill_after(moment).unwrap();
+        let was_registered = agent.part().log().contains(" registered\n");
+        *if was_registered { &mut after } else { &mut before } += 1;
         // What was registered by then stays what it is.
         if is_first {
-            ak = lab.servers.registrar_agent(&id).unwrap().map_or(Value::Null, |record| record["aik_tpm"].clone());
+            ak = ak_of();
         }
-        clear(&lab);
-        agent.restart().unwrap();
+        start(&lab, &mut agent);
         assert_eq!(agent.id().unwrap(), id, "round {round}, {moment:?}");
-        let now = registered_ak(&lab, &id);
-        assert!(now == ak || (is_first && ak.is_null()), "round {round}, {moment:?}");
+        let now = ak_of();
+        assert!(now.is_some() && (now == ak || (is_first && ak.is_none())), "round {round}, {moment:?}");
         ak = now;
         let quote = agent.get("/v2.5/quotes/identity?nonce=AFTERTHEKILL").unwrap();
         assert_eq!(quote.status, 200, "round {round}, {moment:?}");
     }
-    let verifier = HonestVerifier::of(&agent, 0);
+    println!("killed {before} times before it had registered, {after} times after that");
+    assert!(before > 0 && after > 0);
+    let verifier = HonestVerifier::of(&lab, &agent, None);
     std::thread::sleep(Duration::from_secs(1));
     verifier.was_content();
 }

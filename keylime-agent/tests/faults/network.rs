@@ -2,13 +2,16 @@
 //! Callers that say nothing, too much, or too little at a time, and one that does not read what it has asked for.
 
 use std::io::{self, Write as _};
-use std::net::TcpStream;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::RcvBuf};
 use test_support::ca::LeafSpec;
-use test_support::{KeylimeAgent, KeylimeOptions, TestCa};
+use test_support::process::peak_rss_kib;
+use test_support::{KeylimeAgent, KeylimeOptions, TestCa, wait};
 use tls::rustls::pki_types::ServerName;
 use tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tls::{ClientTls, Identity, Trust};
@@ -17,14 +20,25 @@ use crate::honest::HonestVerifier;
 use crate::support::watch::watched;
 use crate::support::{LIMIT, Lab, options};
 
-const LINES: usize = 500_000;
+/// How long a long list is.
+pub(crate) const LINES: usize = 500_000;
 
-/// Connects and does nothing.
-fn connect(agent: &KeylimeAgent) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", agent.port)).unwrap();
+/// Connects from an address of this host, and does nothing.
+fn connect_from(source: Ipv4Addr, port: u16) -> TcpStream {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let address = |ip, port| SockaddrIn::from(SocketAddrV4::new(ip, port));
+    // What is not read stays with the agent, as it does where the network is no faster than the caller.
+    setsockopt(&socket, RcvBuf, &(16 << 10)).unwrap();
+    bind(socket.as_raw_fd(), &address(source, 0)).unwrap();
+    nix::sys::socket::connect(socket.as_raw_fd(), &address(Ipv4Addr::LOCALHOST, port)).unwrap();
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
+}
+
+fn connect(agent: &KeylimeAgent) -> TcpStream {
+    connect_from(Ipv4Addr::LOCALHOST, agent.port)
 }
 
 pub(crate) fn client(agent: &KeylimeAgent, (cert, key): (&Path, &Path)) -> Arc<ClientConfig> {
@@ -36,14 +50,19 @@ pub(crate) fn client(agent: &KeylimeAgent, (cert, key): (&Path, &Path)) -> Arc<C
     settings.build().unwrap()
 }
 
-/// A connection with mTLS, the handshake done.
-pub(crate) fn handshake(
-    agent: &KeylimeAgent,
-    config: &Arc<ClientConfig>,
-) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    let name = ServerName::from(std::net::Ipv4Addr::LOCALHOST);
+/// A connection with mTLS.
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A connection whose handshake is done.
+pub(crate) fn handshake(agent: &KeylimeAgent, config: &Arc<ClientConfig>) -> io::Result<Stream> {
+    handshake_from(Ipv4Addr::LOCALHOST, agent.port, config)
+}
+
+/// As [`handshake`], from an address of this host, with the agent at this port.
+pub(crate) fn handshake_from(source: Ipv4Addr, port: u16, config: &Arc<ClientConfig>) -> io::Result<Stream> {
+    let name = ServerName::from(Ipv4Addr::LOCALHOST);
     let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-    let mut stream = StreamOwned::new(connection, connect(agent));
+    let mut stream = StreamOwned::new(connection, connect_from(source, port));
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
@@ -64,33 +83,33 @@ fn read_to_end(stream: &mut impl io::Read) -> Vec<u8> {
     }
 }
 
-fn peak_kib(agent: &mut KeylimeAgent) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.part().pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 /// The real verifier's count of good quotes.
 fn quotes(lab: &Lab, id: &str) -> u64 {
     lab.servers.verifier_agent(id).unwrap().unwrap()["attestation_count"].as_u64().unwrap()
+}
+
+/// Writes an IMA list of [`LINES`]; where it is.
+pub(crate) fn long_list(folder: &Path) -> PathBuf {
+    let path = folder.join("ima");
+    let mut list = io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    for n in 0..LINES {
+        writeln!(list, "10 {n:040x} ima-ng sha256:{n:064x} /usr/bin/{n}").unwrap();
+    }
+    list.into_inner().unwrap();
+    path
 }
 
 #[test]
 fn bad_callers_do_not_disturb_the_verifier() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let ima = folder.path().join("ima");
-    let mut list = io::BufWriter::new(std::fs::File::create(&ima).unwrap());
-    for n in 0..LINES {
-        writeln!(list, "10 {n:040x} ima-ng sha256:{n:064x} /usr/bin/{n}").unwrap();
-    }
-    list.into_inner().unwrap();
+    let ima = long_list(folder.path());
     let mut agent = lab.agent(&options().env("KEYLIME_AGENT_IMA_ML_PATH", ima.to_str().unwrap()));
     let id = agent.id().unwrap();
     lab.servers.enrol(&id, agent.port, None).unwrap();
     lab.servers.wait_verified(&id, LIMIT).unwrap();
     watched(&lab.servers, &id, || disturb(&lab, &mut agent, &id, folder.path()));
-    let peak = peak_kib(&mut agent);
+    let peak = peak_rss_kib(agent.part().pid()).unwrap();
     println!("peak memory {peak} kB with ten who do not read");
     assert!(peak < 60_000, "{peak} kB");
     // Those who are slow hold nothing else up.
@@ -107,11 +126,11 @@ fn disturb(lab: &Lab, agent: &mut KeylimeAgent, id: &str, folder: &Path) {
     let whole = agent.get("/v2.5/quotes/integrity?nonce=abc&mask=0x400&partial=0").unwrap();
     let lines = whole.results()["ima_measurement_list"].as_str().unwrap();
     assert_eq!(lines.lines().count(), LINES);
-    println!("peak memory {} kB with a list of {} kB", peak_kib(agent), lines.len() / 1000);
-    let verifier = HonestVerifier::of(agent, LINES);
+    println!("peak memory {} kB with a list of {} kB", peak_rss_kib(agent.part().pid()).unwrap(), lines.len() / 1000);
+    let verifier = HonestVerifier::of(lab, agent, Some(LINES));
 
-    // Nothing is said, before the handshake; more of them than there is room for.
-    let silent: Vec<_> = (0..200).map(|_| connect(agent)).collect();
+    // Nothing is said, before the handshake; more of them than there is room for (256).
+    let silent: Vec<_> = (0..300).map(|_| connect(agent)).collect();
     // A foreign certificate.
     let foreign = TestCa::root("foreign").unwrap().issue(&LeafSpec::new("client").client_only()).unwrap();
     let (foreign_cert, foreign_key) = foreign.write(folder, "client").unwrap();
@@ -123,7 +142,6 @@ fn disturb(lab: &Lab, agent: &mut KeylimeAgent, id: &str, folder: &Path) {
     }
     // Long lists that nobody reads.
     let mut readers: Vec<_> = (0..10).map(|_| handshake(agent, &admitted).unwrap()).collect();
-    let asked = Instant::now();
     for reader in &mut readers {
         let request = "GET /v2.5/quotes/integrity?nonce=abc&mask=0x400&partial=0 HTTP/1.1\r\nhost: x\r\n\r\n";
         reader.write_all(request.as_bytes()).unwrap();
@@ -155,8 +173,12 @@ fn disturb(lab: &Lab, agent: &mut KeylimeAgent, id: &str, folder: &Path) {
     // Meanwhile it has had at least a quote in two seconds, its usual interval.
     let more = quotes(lab, id) - before;
     assert!(more >= 11, "{more}");
-    // Twenty seconds after nothing more could be sent, the connections of those who do not read were ended.
-    std::thread::sleep(Duration::from_secs(24).saturating_sub(asked.elapsed()));
+    // Twenty seconds after nothing more could be sent, the connections of those who do not read are ended.
+    wait::until("the end of those who do not read", LIMIT, || {
+        let ended = agent.part().log().matches(" ended: error writing a body to connection").count();
+        Ok((ended >= readers.len()).then_some(()))
+    })
+    .unwrap();
     for mut reader in readers {
         let got = read_to_end(&mut reader);
         assert!(got.starts_with(b"HTTP/1.1 200 OK\r\n") && got.len() < lines.len() / 2, "{} bytes", got.len());

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A TCP proxy in front of the registrar or the agent, which a test can make fail in several ways.
+//! A TCP proxy in front of the registrar, the agent or the TPM, which a test can make fail in several ways.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(crate) enum Then {
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<Mutex<Mode>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -45,10 +47,12 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let mode = Arc::new(Mutex::new(mode));
-        let modes = Arc::clone(&mode);
+        let connections = Arc::<AtomicUsize>::default();
+        let (modes, count) = (Arc::clone(&mode), Arc::clone(&connections));
         std::thread::spawn(move || {
             let mut held = Vec::new();
             for stream in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Ordering::Relaxed);
                 match *modes.lock().unwrap() {
                     Mode::Close => {}
                     Mode::Hold => held.push(stream),
@@ -58,7 +62,12 @@ impl Proxy {
                 }
             }
         });
-        Self { port, mode }
+        Self { port, mode, connections }
+    }
+
+    /// How many it has taken so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// From the next connection on.
