@@ -7,6 +7,7 @@
 mod support;
 
 mod clock;
+mod crowd;
 mod disk;
 mod honest;
 mod killed;
