@@ -6,10 +6,13 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use support::{LIMIT, Lab, options};
 use test_support::keylime::Server;
 use test_support::process::{Part, peak_rss_kib};
@@ -97,6 +100,57 @@ fn a_failed_host_sets_off_the_actions_of_the_others() {
     assert_eq!(answer.body, serde_json::json!({"code": 200, "status": "Success", "results": {}}));
     let text = "> Failed to process revocation: the signature is not by the key of the certificate";
     witness.part().wait_log(text, LIMIT).unwrap();
+}
+
+fn openssl(folder: &Path, arguments: &[&str]) -> Vec<u8> {
+    let output = std::process::Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+#[test]
+fn what_waits_when_the_agent_ends_is_given_up_or_refused() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let request = ["req", "-x509", "-subj", "/CN=RevocationNotifier", "-days", "2", "-nodes", "-newkey", "rsa:2048"];
+    openssl(folder.path(), &[&request[..], &["-keyout", "key", "-out", "cert"]].concat());
+    // Two of these may wait, and a third has to wait until it may.
+    let text = format!("{{\"x\":\"{}\"}}", "x".repeat(1 << 20 | 1 << 19));
+    std::fs::write(path("message"), &text).unwrap();
+    let padding = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:max"];
+    openssl(folder.path(), &[&["dgst", "-sha256"], &padding[..], &["-sign", "key", "-out", "raw", "message"]].concat());
+    let signature = String::from_utf8(openssl(folder.path(), &["base64", "-A", "-in", "raw"])).unwrap();
+    let body = serde_json::json!({"msg": text, "signature": signature}).to_string();
+    std::fs::write(path("body"), body).unwrap();
+    std::fs::write(path("slow"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(path("slow"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let options = options()
+        .env("KEYLIME_AGENT_REVOCATION_CERT", path("cert"))
+        .env("KEYLIME_AGENT_REVOCATION_ACTIONS", "slow")
+        .env("KEYLIME_AGENT_REVOCATION_ACTIONS_DIR", path(""));
+    let mut agent = lab.agent(&options);
+    let caller = agent.caller();
+    let data = format!("@{}", path("body"));
+    let send = || caller.call("/v2.5/notifications/revocation", &["--data-binary", &data]).unwrap();
+    for _ in 0..2 {
+        assert_eq!(send().status, 200);
+    }
+    agent.part().wait_log("> Executing revocation action slow", LIMIT).unwrap();
+    let refused = std::thread::scope(|scope| {
+        let third = scope.spawn(send);
+        let words = "> Received revocation\n";
+        agent.part().ready(words, LIMIT, |part| Ok((part.log().matches(words).count() == 3).then_some(()))).unwrap();
+        agent.part().signal(Signal::SIGTERM);
+        third.join().unwrap()
+    });
+    let text = "The agent is ending and takes no more revocation messages";
+    assert_eq!(refused.body, serde_json::json!({"code": 500, "status": text, "results": {}}));
+    assert!(agent.part().wait_end(LIMIT).unwrap().success());
+    let log = agent.part().log();
+    let text = "WARN  keylime_agent::revocation > Revocation messages given up, as the agent ends: 2, revocation action slow is \
+                killed\n";
+    assert!(log.contains(text), "{log}");
 }
 
 /// The verifier tells nobody but those that have subscribed.
