@@ -6,6 +6,7 @@
 
 mod agent;
 mod agent_data;
+mod ak;
 mod bootstrap_key;
 pub mod cli;
 pub mod config;

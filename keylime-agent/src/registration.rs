@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Registration with the registrar and activation of its credential, tried until they succeed.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,10 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Once the agent has been asked to end, how long registrar and TPM have to finish a registration that has begun.
 const LAST_REGISTRATION: Duration = Duration::from_secs(6);
 
+/// How Keylime's registrar says that it knows the agent id with another TPM or AK
+/// (keylime/web/registrar/agents_controller.py).
+const OTHER_IDENTITY: &str = "re-registration with different TPM identity";
+
 /// Why the agent is not registered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegistrationError {
@@ -37,14 +42,33 @@ pub(crate) enum RegistrationError {
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error(
-        "Failed to register agent: Registration forbidden - {0}. The existing agent record must be deleted before \
-         re-registering with a different TPM or AK: keylime_tenant -c regdelete"
+        "Failed to register agent: Registration forbidden - {text}. The existing agent record must be deleted before \
+         re-registering with a different TPM or AK. Restore the former AK ({}), if this is the same TPM. Or run \
+         `keylime_tenant -c regdelete -u {id}`, start the agent again, and have the verifier forget the former AK, too: \
+         `keylime_tenant -c delete -u {id}`, then `-c add`",
+        agent_data.display()
     )]
-    Forbidden(String),
+    OtherIdentity { text: String, id: AgentId, agent_data: PathBuf },
+    #[error(
+        "Failed to register agent: Registration forbidden - {text}: is {url} the registrar (option '{option}', usually \
+         {usual}), and not the verifier?"
+    )]
+    Forbidden { text: String, url: String, option: &'static str, usual: u16 },
+    #[error(
+        "Failed to register agent: {error}: the registrar's log has the reason{}",
+        if *device_identity {
+            " (option 'enable_iak_idevid' is on: it takes IAK and IDevID only with both certificates, and only if the \
+             tenant's 'tpm_cert_store' holds the CA that has issued them)"
+        } else {
+            ""
+        }
+    )]
+    Invalid { error: ClientError, device_identity: bool },
+    // What is behind these two is said in their texts, in plainer words.
     #[error("Failed to register agent: {0}")]
-    Final(#[source] ClientError),
+    Final(ClientError),
     #[error("Failed to register agent after retrying: {0}")]
-    Exhausted(#[source] Failure),
+    Exhausted(Failure),
     #[error("Failed to activate the registrar's credential: {0}")]
     Tpm(#[from] TpmError),
 }
@@ -90,6 +114,8 @@ pub(crate) struct Registrar<'a> {
     pub(crate) retry: &'a Retry,
     /// Enabled API versions.
     pub(crate) api_versions: &'a [ApiVersion],
+    /// The file with the AK.
+    pub(crate) agent_data: &'a Path,
 }
 
 impl Registrar<'_> {
@@ -116,6 +142,7 @@ impl Registrar<'_> {
             id,
             registration,
             tpm,
+            agent_data: self.agent_data,
         };
         let mut backoff = Backoff::new(self.retry);
         loop {
@@ -180,6 +207,7 @@ struct Call<'a> {
     id: &'a AgentId,
     registration: &'a Registration,
     tpm: &'a Tpm,
+    agent_data: &'a Path,
 }
 
 impl Call<'_> {
@@ -189,7 +217,7 @@ impl Call<'_> {
     async fn is_ready(&self) -> Result<(), Stop> {
         tracing::info!("Requesting registrar API version to {}/version", self.url);
         tracing::debug!("connecting to {}", self.address);
-        self.client.ask_version().await.map_err(classify)?;
+        self.client.ask_version().await.map_err(|error| self.classify(error))?;
         self.tpm.ensure_ek().await.map_err(classify_tpm)
     }
 
@@ -197,7 +225,13 @@ impl Call<'_> {
         let (id, url) = (self.id, &self.url);
         tracing::info!("Requesting agent registration from {url} for {id}");
         let registered = self.client.register(id, self.registration).await;
-        let blob = registered.map_err(classify)?;
+        let blob = registered.map_err(|error| match error {
+            ClientError::Status { code: 400, .. } => Stop::Final(RegistrationError::Invalid {
+                error,
+                device_identity: self.registration.device_identity.is_some(),
+            }),
+            error => self.classify(error),
+        })?;
         tracing::info!("SUCCESS: Agent {id} registered");
         let credential = ParsedCredential { id_object: blob.id_object, encrypted_secret: blob.encrypted_secret };
         let secret = self.tpm.activate_credential(credential).await.map_err(classify_tpm)?;
@@ -207,22 +241,38 @@ impl Call<'_> {
             ClientError::Status { code: 400, .. } | ClientError::NotFound { .. } => {
                 Stop::Failure(Failure::Activation(error))
             }
-            _ => classify(error),
+            _ => self.classify(error),
         })?;
         tracing::info!("SUCCESS: Agent {id} activated");
         Ok(())
     }
-}
 
-fn classify(error: ClientError) -> Stop {
-    match error {
-        ClientError::Forbidden { text, .. } => Stop::Final(RegistrationError::Forbidden(text)),
-        // A registrar that is being set up may show a certificate that will be replaced, and a host that has just been
-        // started a clock that will be set.
-        error if error.is_transient() || matches!(error, ClientError::Tls { .. }) => {
-            Stop::Failure(Failure::Client(error))
+    fn classify(&self, error: ClientError) -> Stop {
+        match error {
+            ClientError::Forbidden { text, .. } => Stop::Final(self.forbidden(text)),
+            // A registrar that is being set up may show a certificate that will be replaced, and a host that has just been
+            // started a clock that will be set.
+            error if error.is_transient() || matches!(error, ClientError::Tls { .. }) => {
+                Stop::Failure(Failure::Client(error))
+            }
+            error => Stop::Final(RegistrationError::Final(error)),
         }
-        error => Stop::Final(RegistrationError::Final(error)),
+    }
+
+    /// Only the registrar's own words may lead to advice that deletes a record: a verifier answers with 403, too.
+    fn forbidden(&self, text: String) -> RegistrationError {
+        if text.contains(OTHER_IDENTITY) {
+            return RegistrationError::OtherIdentity {
+                text,
+                id: self.id.clone(),
+                agent_data: self.agent_data.to_owned(),
+            };
+        }
+        let (option, usual) = match self.url.starts_with("https:") {
+            true => ("registrar_tls_port", 8891),
+            false => ("registrar_port", 8890),
+        };
+        RegistrationError::Forbidden { text, url: self.url.clone(), option, usual }
     }
 }
 
@@ -295,9 +345,6 @@ mod tests {
     use tpm::TpmSettings;
 
     use super::*;
-
-    const FORBIDDEN: &str = "Failed to register agent: Registration forbidden - text. The existing agent record must be \
-                             deleted before re-registering with a different TPM or AK: keylime_tenant -c regdelete";
 
     fn retry(max_retries: Option<u64>) -> Retry {
         Retry { initial_delay: Duration::from_secs(10), max_delay: Duration::from_secs(300), max_retries }
@@ -435,15 +482,25 @@ mod tests {
         let retry =
             Retry { initial_delay: Duration::from_millis(20), max_delay: Duration::from_millis(20), max_retries: None };
         let host = Host::Address("127.0.0.1".parse().unwrap());
-        let registrar =
-            Registrar { host: &host, port, tls: None, retry: &retry, api_versions: &keylime_api::version::SUPPORTED };
+        let registrar = Registrar {
+            host: &host,
+            port,
+            tls: None,
+            retry: &retry,
+            api_versions: &keylime_api::version::SUPPORTED,
+            agent_data: Path::new("agent_data.json"),
+        };
         let id = "a".parse().unwrap();
         let shutdown = service::signals::shutdown().unwrap();
         let outcome = tokio::select! {
             outcome = registrar.register(&id, &registration, &tpm, &shutdown) => outcome,
             () = serve => unreachable!("it serves for ever"),
         };
-        assert_eq!(outcome.unwrap_err().to_string(), FORBIDDEN);
+        let text = format!(
+            "Failed to register agent: Registration forbidden - text: is http://127.0.0.1:{port} the registrar (option \
+             'registrar_port', usually 8890), and not the verifier?"
+        );
+        assert_eq!(outcome.unwrap_err().to_string(), text);
         let mut seen = seen.into_inner();
         // How often the registrar is asked while the TPM comes back is a matter of time.
         seen.dedup();

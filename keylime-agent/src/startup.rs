@@ -11,7 +11,7 @@ use nix::unistd::{Uid, geteuid};
 use service::drain::Drain;
 use service::signals::{self, Shutdown};
 use tls::{ClientTls, ServerTls, TlsServer, Trust};
-use tpm::{AkInfo, EkInfo, EkSource, SavedAk, Tpm, TpmError, TpmSettings};
+use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmSettings};
 use zeroize::Zeroizing;
 
 use crate::agent::Agent;
@@ -30,7 +30,7 @@ use crate::registration::{Outcome, Registrar};
 use crate::revocation::{Revoker, Subscriber};
 use crate::server::{Bound, BoundUnix};
 use crate::turns::Turns;
-use crate::{device_identity, ek_certificate, routes, server_certificate};
+use crate::{ak, device_identity, ek_certificate, routes, server_certificate};
 
 /// How long requests in progress have when the agent ends.
 const GRACE: Duration = Duration::from_secs(3);
@@ -163,7 +163,10 @@ impl Start<'_> {
         }
         let ek = self.tpm.create_ek().await?;
         let ek_hash = tpm_wire::public::ek_hash(&ek.spki_pem);
-        let ak = self.load_ak(stored, &ek_hash).await?;
+        let options = &config.tpm;
+        let fit = Fit { hash: options.hash, key: options.key, signing: options.signing, ek_hash: &ek_hash };
+        let hash_is_id = self.id == Choice::HashEk;
+        let ak = ak::load(&self.tpm, &config.agent_data, &fit, stored.as_ref(), hash_is_id).await?;
         let id = self.agent_id(&ek_hash)?;
         tracing::info!("Agent UUID: {id}");
         let payload_key = self.payload_key()?;
@@ -195,68 +198,6 @@ impl Start<'_> {
             bodies: Agent::body_limit(),
         };
         Ok(Identity { agent, registration, tls, deployer, revoker })
-    }
-
-    /// The stored AK if it belongs to this TPM and these settings, else a new one, which is stored; the old file is kept.
-    async fn load_ak(&self, stored: Option<Stored>, ek_hash: &str) -> Result<AkInfo, Cause> {
-        let path = &self.config.agent_data;
-        let shown = path.display();
-        let fit =
-            Fit { hash: self.config.tpm.hash, key: self.config.tpm.key, signing: self.config.tpm.signing, ek_hash };
-        if stored.is_none() {
-            tracing::info!("Agent Data not found in: {shown}");
-        }
-        let fitting = stored.as_ref().filter(|stored| stored.fits(&fit)).map(Stored::ak);
-        let is_old = fitting.is_some();
-        if let Some(ak) = stored.as_ref().and_then(|stored| stored.of_another_ek(&fit)) {
-            self.check_not_taken(ak, ek_hash).await?;
-        }
-        let ak = match self.tpm.load_or_create_ak(fitting).await {
-            Ok(ak) => ak,
-            // The file is for this very EK, so it is damaged or the TPM was cleared. Nobody shall find the host under a new
-            // identity by surprise.
-            Err(TpmError::AkRejected(reason)) => {
-                tracing::error!("Loading old AK key from {shown} failed: {reason}");
-                return Err(agent_data::damaged(path, reason).with_copy().into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if is_old {
-            tracing::info!("Loaded old AK key from {shown}");
-        } else if let Some(stored) = &stored {
-            // Whoever puts the options back needs it.
-            let kept = agent_data::keep(path)?;
-            let kept = kept.display();
-            match stored.other_ek(ek_hash) {
-                None => tracing::warn!(
-                    "Not using old {shown} because it is not valid with current configuration: it is kept as {kept}"
-                ),
-                Some(other) => {
-                    let outcome = match self.id {
-                        Choice::HashEk => "the agent id changes and the host must be enrolled anew",
-                        _ => "the registrar refuses this host under its agent id until the record so far is deleted",
-                    };
-                    tracing::warn!(
-                        "Not using old {shown}: it was made for the EK {other}, and the EK is {ek_hash} now (another TPM, or \
-                         another 'ek_handle' or 'tpm_encryption_alg'), so {outcome}: it is kept as {kept}"
-                    );
-                }
-            }
-        }
-        agent_data::store(path, &ak.saved, &fit)?;
-        Ok(ak)
-    }
-
-    /// An AK that the TPM takes under this EK was made for it, whatever the file says: then the file is damaged.
-    async fn check_not_taken(&self, ak: SavedAk, ek_hash: &str) -> Result<(), Cause> {
-        match self.tpm.load_or_create_ak(Some(ak)).await {
-            Ok(_) => {
-                let reason = format!("its ek_hash names another EK, but the AK was made for this one ({ek_hash})");
-                Err(agent_data::damaged(&self.config.agent_data, reason).with_copy().into())
-            }
-            Err(TpmError::AkRejected(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {
@@ -361,6 +302,7 @@ impl Start<'_> {
             tls,
             retry: &self.config.retry,
             api_versions: &self.config.api_versions,
+            agent_data: &self.config.agent_data,
         };
         let agent = &identity.agent;
         let registered = registrar.register(&agent.id, &identity.registration, &self.tpm, &self.shutdown);

@@ -14,7 +14,7 @@ use test_support::{KeylimeAgent, KeylimeAgentOptions, KeylimeOptions, Swtpm, Swt
 /// What the message says after the reason.
 const ADVICE: &str = ". A new AK would be a new identity, which the registrar refuses for this agent id, so none is made. \
                       Restore the file from a backup; or move it away and have the registration deleted with: \
-                      keylime_tenant -c regdelete";
+                      keylime_tenant -c regdelete -u AGENT_ID (then `-c delete` and `-c add`, if the verifier has the host)";
 
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -107,6 +107,7 @@ fn a_registrar_that_is_not_up_yet_is_waited_for() {
 fn a_known_id_with_another_ak_is_refused_at_once() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
     let mut agent = lab.agent(&options());
+    let id = agent.id().unwrap();
     assert!(agent.terminate().unwrap().success());
     let data = agent.folder.join("agent_data.json");
 
@@ -132,7 +133,19 @@ fn a_known_id_with_another_ak_is_refused_at_once() {
     std::fs::remove_file(&data).unwrap();
     let (code, log) = lab.failing_agent(&again);
     assert_eq!(code, Some(1));
-    assert!(log.contains("> Failed to register agent: Registration forbidden - Agent re-registration with"), "{log}");
+    let warning = format!(
+        "> No AK in {}: a new one is made. If this host is enrolled already, end the agent and restore the file\n",
+        data.display()
+    );
+    assert!(log.contains(&warning), "{log}");
+    let message = format!(
+        "> Failed to register agent: Registration forbidden - Agent re-registration with different TPM identity is forbidden \
+         for security reasons. The existing agent record must be deleted before re-registering with a different TPM or AK. \
+         Restore the former AK ({}), if this is the same TPM. Or run `keylime_tenant -c regdelete -u {id}`, start the agent \
+         again, and have the verifier forget the former AK, too: `keylime_tenant -c delete -u {id}`, then `-c add`\n",
+        data.display()
+    );
+    assert!(log.ends_with(&message), "{log}");
     assert_eq!(lab.tpm.transient_handles().unwrap(), Vec::<u32>::new());
 }
 
@@ -165,22 +178,45 @@ fn an_ak_of_other_settings_is_kept() {
     record["ek_hash"] = json!([b'0'; 64].to_vec());
     // The TPM takes no other's AK.
     record["ak_private"][20] = json!(record["ak_private"][20].as_u64().unwrap() ^ 1);
-    std::fs::write(&data, record.to_string()).unwrap();
+    let other = record.to_string();
+    std::fs::write(&data, &other).unwrap();
+    let away = agent.folder.join("away");
+    std::fs::rename(&backup, &away).unwrap();
     let (code, log) = lab.failing_agent(&again);
     assert_eq!(code, Some(1));
     let reason = format!(
         "> Not using old {}: it was made for the EK {}, and the EK is {ek_hash} now (another TPM, or another 'ek_handle' or \
-         'tpm_encryption_alg'), so the agent id changes and the host must be enrolled anew: it is kept as ",
+         'tpm_encryption_alg')",
         data.display(),
         "0".repeat(64)
     );
-    assert!(log.contains(&reason), "{log}");
+    let anew = format!("{reason}, so the agent id changes and the host must be enrolled anew: it is kept as ");
+    assert!(log.contains(&anew), "{log}");
 
-    // With the option and the file put back the host is the same again.
-    std::fs::rename(&backup, &data).unwrap();
+    // Back in the right TPM, or with the option put back, the host is the same again. The newest backup of this EK is one
+    // that the TPM does not take.
+    std::fs::rename(&away, &backup).unwrap();
+    record = serde_json::from_slice(&good).unwrap();
+    record["ak_private"][20] = json!(record["ak_private"][20].as_u64().unwrap() ^ 1);
+    let newest = agent.folder.join("agent_data.json.backup-99991231-235959");
+    std::fs::write(&newest, record.to_string()).unwrap();
+    let taken = |log: &str, text: &str| {
+        assert!(log.contains(text), "{log}");
+        assert!(log.contains(&format!("> The TPM does not take the AK in {}: ", newest.display())), "{log}");
+        assert_eq!(std::fs::read(&data).unwrap(), good);
+    };
+    std::fs::write(&data, &other).unwrap();
     let mut same = lab.agent(&again);
+    let log = same.part().log();
+    assert!(log.contains(&format!("{reason}: it is kept as ")), "{log}");
+    taken(&log, &format!("> Taking the AK from {} instead, which fits\n", backup.display()));
+    assert!(same.terminate().unwrap().success());
+    std::fs::remove_file(&data).unwrap();
+    let mut same = lab.agent(&again);
+    let text = format!("> There is no {}: taking the AK from {}, which fits\n", data.display(), backup.display());
+    taken(&same.part().log(), &text);
+    same.restart().unwrap();
     assert!(same.part().log().contains("> Loaded old AK key from "));
-    assert_eq!(std::fs::read(&data).unwrap(), good);
 }
 
 #[test]

@@ -9,10 +9,12 @@ use std::time::{Duration, SystemTime};
 use crate::files;
 
 /// What is between the file's name and the time, for a damaged file.
-const DAMAGED: &str = "damaged";
+pub(super) const DAMAGED: &str = "damaged";
+/// The same for a file that another takes the place of.
+pub(super) const BACKUP: &str = "backup";
 
 /// Writes a copy, readable by its owner only, and returns its path. A copy that is there stays as it is.
-pub(super) fn write(path: &Path, kind: &str, content: &[u8]) -> io::Result<PathBuf> {
+fn write(path: &Path, kind: &str, content: &[u8]) -> io::Result<PathBuf> {
     let mut at = SystemTime::now();
     let copy = loop {
         let mut name = prefix(path.as_os_str().to_owned(), kind);
@@ -27,22 +29,33 @@ pub(super) fn write(path: &Path, kind: &str, content: &[u8]) -> io::Result<PathB
     Ok(copy)
 }
 
-/// Writes a copy of a damaged file, unless there is one with this content: an agent that is started over and over fills
-/// no disk. Returns the path of the copy.
-pub(super) fn set_aside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
+/// Writes a copy, unless there is one of this kind with this content: an agent that is started over and over fills no
+/// disk. Returns the path of the copy.
+pub(super) fn set_aside(path: &Path, kind: &str, content: &[u8]) -> io::Result<PathBuf> {
+    for copy in list(path, kind)? {
+        let has_length = |found: std::fs::Metadata| found.is_file() && found.len() == content.len() as u64;
+        if copy.metadata().is_ok_and(has_length) && std::fs::read(&copy)? == content {
+            return Ok(copy);
+        }
+    }
+    write(path, kind, content)
+}
+
+/// The copies of this kind, the newest first.
+pub(super) fn list(path: &Path, kind: &str) -> io::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidFilename));
     };
-    let prefix = prefix(name.to_owned(), DAMAGED);
+    let prefix = prefix(name.to_owned(), kind);
+    let mut copies = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let is_copy = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
-        let has_length = |found: std::fs::Metadata| found.is_file() && found.len() == content.len() as u64;
-        if is_copy && entry.metadata().is_ok_and(has_length) && std::fs::read(entry.path())? == content {
-            return Ok(entry.path());
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+            copies.push(entry.path());
         }
     }
-    write(path, DAMAGED, content)
+    copies.sort_by(|a, b| b.cmp(a));
+    Ok(copies)
 }
 
 fn prefix(mut name: OsString, kind: &str) -> OsString {
@@ -82,7 +95,9 @@ mod tests {
         let path = dir.path().join("agent_data.json");
         // Two within one second, too.
         let copies = [b"a", b"b"].map(|content| write(&path, "backup", content).unwrap());
-        assert_ne!(copies[0], copies[1]);
+        let newest_first = [copies[1].clone(), copies[0].clone()];
+        assert_eq!(list(&path, "backup").unwrap(), newest_first);
+        assert!(list(&path, "damaged").unwrap().is_empty());
         for (copy, content) in copies.iter().zip([b"a", b"b"]) {
             assert_eq!(std::fs::read(copy).unwrap(), content);
             assert!(is_named(copy, "backup"), "{}", copy.display());
@@ -97,13 +112,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent_data.json");
         let count = || std::fs::read_dir(dir.path()).unwrap().count();
-        let first = set_aside(&path, b"one").unwrap();
+        let first = set_aside(&path, DAMAGED, b"one").unwrap();
         assert!(is_named(&first, "damaged"), "{}", first.display());
         assert_eq!(std::fs::metadata(&first).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!((set_aside(&path, b"one").unwrap(), count()), (first.clone(), 1));
-        let second = set_aside(&path, b"two").unwrap();
-        assert_eq!((set_aside(&path, b"two").unwrap(), count()), (second, 2));
-        assert_eq!((set_aside(&path, b"one").unwrap(), count()), (first, 2));
+        assert_eq!((set_aside(&path, DAMAGED, b"one").unwrap(), count()), (first.clone(), 1));
+        let second = set_aside(&path, DAMAGED, b"two").unwrap();
+        assert_eq!((set_aside(&path, DAMAGED, b"two").unwrap(), count()), (second, 2));
+        assert_eq!((set_aside(&path, DAMAGED, b"one").unwrap(), count()), (first, 2));
     }
 
     #[test]

@@ -7,9 +7,9 @@
 mod copies;
 
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -65,7 +65,7 @@ pub(crate) enum AgentDataError {
     #[error(
         "the AK in {} cannot be used: {reason}. A new AK would be a new identity, which the registrar refuses for this \
          agent id, so none is made. Restore the file from a backup; or move it away and have the registration deleted \
-         with: keylime_tenant -c regdelete{}",
+         with: keylime_tenant -c regdelete -u AGENT_ID (then `-c delete` and `-c add`, if the verifier has the host){}",
         path.display(),
         shown(copy.as_ref())
     )]
@@ -104,7 +104,7 @@ impl AgentDataError {
     /// changes nothing else.
     pub(crate) fn with_copy(mut self) -> Self {
         if let Self::Damaged { path, copy, .. } = &mut self {
-            *copy = read_bounded(path).ok().flatten().map(|content| copies::set_aside(path, &content));
+            *copy = read_bounded(path).ok().flatten().map(|content| copies::set_aside(path, copies::DAMAGED, &content));
         }
         self
     }
@@ -162,15 +162,20 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, AgentDataError> {
     Ok(Some(content))
 }
 
-/// Copies the file to where a new AK does not overwrite it, and returns that path:
-/// `agent_data.json.backup-YYYYMMDD-HHMMSS`, in UTC.
+/// Copies the file to where another AK does not overwrite it, and returns that path:
+/// `agent_data.json.backup-YYYYMMDD-HHMMSS`, in UTC. There is one copy of each content.
 pub(crate) fn keep(path: &Path) -> Result<PathBuf, AgentDataError> {
     std::fs::read(path)
-        .and_then(|content| copies::write(path, "backup", &content))
+        .and_then(|content| copies::set_aside(path, copies::BACKUP, &content))
         .map_err(|source| AgentDataError::Keep { path: path.to_owned(), source })
 }
 
-/// Writes the file, readable by its owner only. One that holds this already, in whatever layout, is left alone: a full
+/// The copies that [`keep`] has made, the newest first.
+pub(crate) fn backups(path: &Path) -> Vec<PathBuf> {
+    copies::list(path, copies::BACKUP).unwrap_or_default()
+}
+
+/// Writes the file, readable by its owner only. One that holds this already, in whatever layout, keeps its content: a full
 /// disk is no reason not to start.
 pub(crate) fn store(path: &Path, ak: &SavedAk, fit: &Fit<'_>) -> Result<(), AgentDataError> {
     let record = Record {
@@ -182,12 +187,24 @@ pub(crate) fn store(path: &Path, ak: &SavedAk, fit: &Fit<'_>) -> Result<(), Agen
     };
     let is_stored = |text: Vec<u8>| serde_json::from_slice::<Record>(&text).is_ok_and(|stored| stored == record);
     if read_bounded(path).ok().flatten().is_some_and(is_stored) {
+        close_to_others(path);
         return Ok(());
     }
     serde_json::to_vec_pretty(&record)
         .map_err(io::Error::from)
         .and_then(|text| files::replace(path, &text, 0o600))
         .map_err(|source| AgentDataError::Write { path: path.to_owned(), source })
+}
+
+/// The stock agent leaves its file open to readers.
+fn close_to_others(path: &Path) {
+    let Ok(metadata) = std::fs::metadata(path) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0
+        && let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(mode & 0o700))
+    {
+        tracing::debug!("{} stays open to other users: {error}", path.display());
+    }
 }
 
 /// The file's own words for the algorithms.
@@ -292,8 +309,10 @@ mod tests {
         // Written by somebody else.
         let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         std::fs::write(&path, value.to_string()).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         store(&path, &ak(), &fit()).unwrap();
         assert_eq!(inode(), first);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         store(&path, &SavedAk { private: vec![9], ..ak() }, &fit()).unwrap();
         assert_ne!(inode(), first);
     }
@@ -305,7 +324,7 @@ mod tests {
         let shown = path.display();
         let advice = ". A new AK would be a new identity, which the registrar refuses for this agent id, so none is \
                       made. Restore the file from a backup; or move it away and have the registration deleted with: \
-                      keylime_tenant -c regdelete";
+                      keylime_tenant -c regdelete -u AGENT_ID (then `-c delete` and `-c add`, if the verifier has the host)";
         store(&path, &ak(), &fit()).unwrap();
         let good = std::fs::read_to_string(&path).unwrap();
         let no_file = "it is not an agent data file";
