@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::agent_data::AgentDataError;
+use crate::config::Named;
 use crate::device_identity::DeviceIdentityError;
 use crate::identity::IdentityError;
 use crate::lock::LockError;
@@ -30,7 +31,8 @@ impl StartError {
         self.0.iter().any(|cause| {
             matches!(
                 cause,
-                Cause::Privileges(NoUser(_) | NoGroup(_) | GroupUnknown(_)) | Cause::AllowedUsers(NoUser(_))
+                Cause::Privileges { source: NoUser(_) | NoGroup(_) | GroupUnknown(_), .. }
+                    | Cause::AllowedUsers { source: NoUser(_), .. }
             )
         })
     }
@@ -75,12 +77,12 @@ impl Error for StartError {}
 /// The kinds of failures, by where they come from.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cause {
-    #[error("option 'run_as': {0}")]
-    Privileges(#[from] PrivilegeError),
-    #[error("option 'unix_socket_allowed_users': {0}")]
-    AllowedUsers(#[source] PrivilegeError),
-    #[error("option 'uuid': {0}")]
-    Identity(#[from] IdentityError),
+    #[error("{option}: {source}")]
+    Privileges { option: Named, source: PrivilegeError },
+    #[error("{option}: {source}")]
+    AllowedUsers { option: Named, source: PrivilegeError },
+    #[error("{option}: {source}")]
+    Identity { option: Named, source: IdentityError },
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -101,23 +103,25 @@ pub(crate) enum Cause {
     AgentData(#[from] AgentDataError),
     #[error("the agent id cannot be used: {0}")]
     AgentId(#[from] keylime_api::InvalidAgentId),
-    #[error("Failed to load or generate payload key from {}: {source}", path.display())]
-    PayloadKey { path: PathBuf, source: PayloadKeyError },
+    #[error("Failed to load or generate payload key from {}: {source}{hint}", path.display())]
+    PayloadKey { path: PathBuf, source: PayloadKeyError, hint: String },
     #[error(transparent)]
     ServerCertificate(#[from] ServerCertificateError),
-    #[error("Trusted client CA certificate list is empty: could not load any certificate (option 'trusted_client_ca')")]
-    NoClientCa,
-    #[error("option '{option}': {source}")]
-    File { option: &'static str, source: tls::TlsError },
+    #[error("Trusted client CA certificate list is empty: could not load any certificate ({option})")]
+    NoClientCa { option: Named },
+    #[error("{option}: {source}{hint}")]
+    File { option: Named, source: tls::TlsError, hint: String },
     #[error(
-        "option 'server_key': there is no {}, but there is the certificate in {}: restore its key, or move the \
+        "{option}: there is no {}, but there is the certificate in {}: restore its key, or move the \
          certificate away to have both made anew",
         key.display(),
         certificate.display()
     )]
-    ServerKeyGone { key: PathBuf, certificate: PathBuf },
-    #[error("the user {user} cannot write to the folder {} (option '{option}'): {source}", folder.display())]
-    NotWritable { option: &'static str, folder: PathBuf, user: u32, source: nix::Error },
+    ServerKeyGone { option: Named, key: PathBuf, certificate: PathBuf },
+    #[error("the folder {} ({option}) does not exist: create it, owned by the user of run_as", folder.display())]
+    NoFolder { option: Named, folder: PathBuf },
+    #[error("the user {user} cannot {verb} the folder {} ({option}): {reason}", folder.display())]
+    Folder { option: Named, verb: &'static str, folder: PathBuf, user: String, reason: String },
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error(transparent)]

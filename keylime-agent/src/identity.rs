@@ -151,7 +151,7 @@ pub(crate) fn find(
     };
     let id = found?;
     if let Some(warning) = shared(&id) {
-        tracing::warn!("{warning}");
+        tracing::warn!("option 'uuid': {warning}");
     }
     Ok(Choice::Known(id))
 }
@@ -165,7 +165,7 @@ pub(crate) fn shared(id: &AgentId) -> Option<String> {
     } else {
         return None;
     };
-    Some(format!("option 'uuid': {id} {claim}, so hosts may be taken for one another: set uuid = \"hash_ek\""))
+    Some(format!("{id} {claim}, so hosts may be taken for one another: set uuid = \"hash_ek\""))
 }
 
 fn product_uuid(path: &Path) -> Result<AgentId, IdentityError> {
@@ -296,12 +296,12 @@ mod tests {
         for id in SAMPLES {
             let text = shared(&id.parse().unwrap()).unwrap();
             let claim = "is a sample that every host with an unchanged configuration claims";
-            assert_eq!(text, format!("option 'uuid': {id} {claim}{rest}"));
+            assert_eq!(text, format!("{id} {claim}{rest}"));
         }
         for id in PLACEHOLDERS {
             let text = shared(&id.parse().unwrap()).unwrap();
             let claim = "is what hosts report that have been given nothing of their own";
-            assert_eq!(text, format!("option 'uuid': {id} {claim}{rest}"));
+            assert_eq!(text, format!("{id} {claim}{rest}"));
         }
         assert_eq!(shared(&"d432fbb3-d2f1-4a97-9ef7-75bd81c00001".parse().unwrap()), None);
     }

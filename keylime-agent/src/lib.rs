@@ -4,6 +4,7 @@
 //! It takes the place of the stock Rust agent: same configuration file, same key files, same REST API (2.1 to 2.6).
 //! [`Config::inspect`] reads the configuration, [`run`] does the rest until a signal ends it.
 
+mod access;
 mod agent;
 mod agent_data;
 mod ak;

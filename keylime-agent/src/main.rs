@@ -35,18 +35,26 @@ fn main() -> ExitCode {
     // A slip in the filter is no reason not to attest the host.
     if let Err(error) = logging.init() {
         if let Err(error) = LOGGING.init() {
-            return fail(FAILED, &Report(&error));
+            fail(&Report(&error));
+            return ExitCode::from(FAILED);
         }
         tracing::warn!("environment variable RUST_LOG: {}: using '{}'", Report(&error), LOGGING.default);
     }
+    let failed = if check_config { FAILED } else { WRONG };
     let inspection = match Config::inspect(&Sources::system()) {
         Ok(inspection) => inspection,
-        Err(problems) => return fail_all(if check_config { FAILED } else { WRONG }, &problems),
+        Err(problems) => {
+            fail_all(&problems);
+            return end(check_config, failed, problems.iter().count());
+        }
     };
     if check_config {
         // Whoever reads it may have seen enough and closed the pipe.
         let _ = write!(std::io::stdout(), "{inspection}");
     }
+    let files: Vec<_> = inspection.config.origins.files().map(|file| file.display().to_string()).collect();
+    let files = if files.is_empty() { "no file".to_owned() } else { files.join(", ") };
+    tracing::info!("keylime_agent {} (spire-keylime), configuration: {files}", env!("CARGO_PKG_VERSION"));
     for notice in &inspection.notices {
         match notice {
             Notice::Warning(text) => tracing::warn!("{text}"),
@@ -55,47 +63,64 @@ fn main() -> ExitCode {
         }
     }
     if let Some(problems) = &inspection.problems {
-        let code = fail_all(if check_config { FAILED } else { WRONG }, problems);
+        fail_all(problems);
+        let mut count = problems.iter().count();
         // What is wrong with the files is worth knowing at the same time, if the user is known whose rights count.
         if !inspection.is_wrong("run_as")
             && let Err(error) = keylime_agent::check(&inspection.config)
         {
-            fail_start(FAILED, &error);
+            fail_start(&error);
+            count += error.reasons().count();
         }
-        return code;
+        return end(check_config, failed, count);
     }
     let result =
         if check_config { keylime_agent::check(&inspection.config) } else { keylime_agent::run(&inspection.config) };
     match result {
+        Ok(()) if check_config => end(true, 0, 0),
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_configuration() && !check_config => fail_start(WRONG, &error),
-        Err(error) => fail_start(FAILED, &error),
+        Err(error) => {
+            let code = if error.is_configuration() { failed } else { FAILED };
+            fail_start(&error);
+            end(check_config, code, error.reasons().count())
+        }
     }
 }
 
-fn fail_all(code: u8, problems: &Problems) -> ExitCode {
-    problems.iter().for_each(|problem| {
-        fail(code, problem);
-    });
+/// Ends with this status; a check with its verdict, which is what people look at first.
+fn end(check_config: bool, code: u8, problems: usize) -> ExitCode {
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    if check_config && problems > 0 {
+        eprintln!("{}: the agent would not start", count(problems, "problem"));
+    } else if check_config {
+        match service::logging::warnings() {
+            0 => eprintln!("the agent would start"),
+            number => eprintln!("the agent would start, with {}", count(number, "warning")),
+        }
+    }
     ExitCode::from(code)
 }
 
-fn fail_start(code: u8, error: &StartError) -> ExitCode {
+fn fail_all(problems: &Problems) {
+    problems.iter().for_each(|problem| {
+        fail(problem);
+    });
+}
+
+fn fail_start(error: &StartError) {
     error.reasons().for_each(|reason| {
-        fail(code, &Report(reason));
+        fail(&Report(reason));
     });
     if error.is_unregistered() {
         tracing::error!("Exiting due to registration failure.");
     }
-    ExitCode::from(code)
 }
 
 /// Says why the program ends: in the log, or without it where there is none yet or a filter hides it.
-fn fail(code: u8, reason: &dyn std::fmt::Display) -> ExitCode {
+fn fail(reason: &dyn std::fmt::Display) {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!("{reason}");
     } else {
         eprintln!("Error: {reason}");
     }
-    ExitCode::from(code)
 }

@@ -11,7 +11,7 @@ use crate::lock::Lock;
 use crate::measurement::ima::Descriptors;
 use crate::payload::store::{self, Store};
 use crate::privileges::{self, Account, PrivilegeError};
-use crate::{identity, measurement, preflight};
+use crate::{access, identity, measurement, preflight};
 
 /// What the preparation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,11 @@ pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, Sta
     privileges::restrict_umask();
     let logs = Logs {
         ima: Descriptors::open(&config.ima_log),
-        boot: measurement::open(&config.boot_log, "Measured boot measurement list"),
+        boot: measurement::open(
+            &config.boot_log,
+            "Measured boot measurement list",
+            "measured boot policies cannot be checked on this host",
+        ),
     };
     let id_found = identity::find_as_root(&config.uuid);
     if config.client_cas.is_none() {
@@ -66,11 +70,11 @@ pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, Sta
                 }
             }
             if let Some((account, run_as)) = &target {
-                privileges::drop_to(account, run_as).map_err(Cause::from)?;
+                privileges::drop_to(account, run_as).map_err(|source| privilege_problem(config, source))?;
                 tracing::info!("Running the service as {run_as}...");
             }
         }
-        Err(error) => problems.push(error.into()),
+        Err(source) => problems.push(privilege_problem(config, source)),
     }
     let id = identity::find(&config.uuid, id_found);
     let found = preflight::check(config);
@@ -83,13 +87,17 @@ pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, Sta
         Cause::AgentData(error) if purpose == Purpose::Run && has_right_user => error.with_copy().into(),
         other => other,
     }));
-    let id = id.unwrap_or_else(|error| {
-        problems.push(error.into());
+    let id = id.unwrap_or_else(|source| {
+        problems.push(Cause::Identity { option: config.origins.option("uuid"), source });
         // The start ends here.
         Choice::HashEk
     });
     StartError::unless_empty(problems)?;
     Ok(Prepared { logs, id, client_cas: found.client_cas, store, lock })
+}
+
+fn privilege_problem(config: &Config, source: PrivilegeError) -> Cause {
+    Cause::Privileges { option: config.origins.option("run_as"), source }
 }
 
 /// The account to change to, if there is one and this process can.
@@ -98,7 +106,8 @@ fn find_account(config: &Config) -> Result<Option<(Account, RunAs)>, PrivilegeEr
         (Some(run_as), true) => {
             let account = Account::find(run_as)?;
             if account.is_root() {
-                tracing::warn!("option 'run_as' names root: everything here runs as root");
+                let option = config.origins.option("run_as");
+                tracing::warn!("{option} names root: everything here runs as root");
             }
             return Ok(Some((account, run_as.clone())));
         }
@@ -106,7 +115,10 @@ fn find_account(config: &Config) -> Result<Option<(Account, RunAs)>, PrivilegeEr
         // Whoever starts it as that user need not hear of it.
         (Some(run_as), false) if Account::find(run_as).is_ok_and(|account| account.is_this_process()) => {}
         (Some(_), false) => {
-            tracing::warn!("Ignoring 'run_as' option because Keylime agent has not been started as root.")
+            let user = access::user();
+            tracing::warn!(
+                "Ignoring 'run_as' option because Keylime agent has not been started as root. It runs as {user}"
+            );
         }
         (None, false) => {}
     }
@@ -118,7 +130,9 @@ fn lock_folder(config: &Config, target: Option<&(Account, RunAs)>) -> Result<Opt
     let what = format!("the folder {}", folder.display());
     let take = || Lock::take(&folder.join("keylime_agent.lock"), &what, "keylime_dir");
     Ok(match target {
-        Some((account, run_as)) => privileges::with_rights_of(account, run_as, take)??,
+        Some((account, run_as)) => {
+            privileges::with_rights_of(account, run_as, take).map_err(|source| privilege_problem(config, source))??
+        }
         None => take()?,
     })
 }

@@ -82,6 +82,11 @@ impl Account {
         self.group.as_raw()
     }
 
+    /// Whether it is in this group.
+    pub(crate) fn is_member(&self, group: Gid) -> bool {
+        self.groups.contains(&group)
+    }
+
     /// Whether this process has its user and group already.
     pub(crate) fn is_this_process(&self) -> bool {
         (self.user, self.group) == (geteuid(), getegid())

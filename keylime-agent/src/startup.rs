@@ -218,7 +218,8 @@ impl Start<'_> {
     fn payload_key(&self) -> Result<PayloadKey, Cause> {
         let file = &self.config.payload_key;
         let loaded = PayloadKey::load_or_create(file, &self.config.server_key);
-        let (key, origin) = loaded.map_err(|source| Cause::PayloadKey { path: file.path.clone(), source })?;
+        let problem = |source| Cause::PayloadKey { path: file.path.clone(), source, hint: String::new() };
+        let (key, origin) = loaded.map_err(problem)?;
         let path = file.path.display();
         match origin {
             Origin::Loaded => tracing::debug!("Loaded payload key from {path}"),
@@ -281,7 +282,9 @@ impl Start<'_> {
             None => vec![Uid::from_raw(0), geteuid()],
             Some(users) => {
                 let numbers = users.iter().map(|user| privileges::user_id(user));
-                numbers.collect::<Result<_, _>>().map_err(Cause::AllowedUsers)?
+                let option = || self.config.origins.option("unix_socket_allowed_users");
+                let problem = |source| Cause::AllowedUsers { option: option(), source };
+                numbers.collect::<Result<_, _>>().map_err(problem)?
             }
         };
         Ok(Some(BoundUnix::new(&socket.path, socket.mode, allowed).await?))

@@ -2,6 +2,7 @@
 //! `keylime_agent --check-config`, and that a start says the same of what is wrong.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
@@ -48,6 +49,8 @@ impl Lab {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("KEYLIME_AGENT_CONFIG", self.0.path().join("agent.conf"))
             .env("KEYLIME_AGENT_KEYLIME_DIR", self.folder())
+            // There is none; what is wrong is found before it is asked for.
+            .env("TCTI", "swtpm:path=nowhere")
             .env("KEYLIME_AGENT_SERVER_KEY_PASSWORD", "hunter2");
         command
     }
@@ -86,7 +89,7 @@ fn every_option_with_its_source() {
         "uuid = \"hash_ek\" # built-in default".to_owned(),
         format!("unix_socket_mode = \"0600\" # {file}"),
         format!("keylime_dir = \"{folder}\" # environment variable KEYLIME_AGENT_KEYLIME_DIR"),
-        format!("trusted_client_ca = [\"{folder}/cv_ca/cacert.crt\"] # built-in default"),
+        format!("trusted_client_ca = \"{folder}/cv_ca/cacert.crt\" # built-in default"),
         format!("server_cert = \"{folder}/server-cert.crt\" # built-in default"),
         "# server_key_password = (hidden) # environment variable KEYLIME_AGENT_SERVER_KEY_PASSWORD".to_owned(),
         "payload_key_password = \"\" # built-in default".to_owned(),
@@ -108,8 +111,10 @@ fn every_option_with_its_source() {
     let effective = |text: &str| values(text.split("\n\n").next().unwrap());
     assert_eq!(effective(&again), effective(&stdout));
 
-    let warnings = String::from_utf8(lab.run(&["--check-config"]).stderr).unwrap();
-    assert!(warnings.contains("option 'registrar_tls_enabled' is false"), "{warnings}");
+    let said = String::from_utf8(lab.run(&["--check-config"]).stderr).unwrap();
+    assert!(said.contains(&format!("option 'registrar_tls_enabled' ({file}) is false")), "{said}");
+    let warnings = said.matches(" WARN ").count();
+    assert_eq!(said.lines().last().unwrap(), format!("the agent would start, with {warnings} warnings"));
 }
 
 #[test]
@@ -120,15 +125,17 @@ fn all_problems_at_once() {
     );
     lab.write("server-cert.crt", "no certificate").write("server-private.pem", "no key");
     lab.write("payload-private.pem", "no key either").write("agent_data.json", "{}");
-    let folder = shown(&lab.folder());
+    let (folder, file) = (shown(&lab.folder()), shown(&lab.0.path().join("agent.conf")));
     let (code, _, errors) = lab.check();
     let expected = [
         format!("option 'server_cert': the certificate file {folder}/server-cert.crt holds no certificate: "),
         format!("option 'server_key': the private key file {folder}/server-private.pem holds no private key: "),
         format!("Failed to load or generate payload key from {folder}/payload-private.pem: the private key file "),
         format!("the AK in {folder}/agent_data.json cannot be used: it is not an agent data file ("),
-        format!("option 'registrar_tls_ca_cert': cannot read the CA file {folder}/nowhere.crt: No such file or "),
-        "option 'unix_socket_allowed_users': there is no user 'no-such-user'".to_owned(),
+        format!(
+            "option 'registrar_tls_ca_cert' ({file}): cannot read the CA file {folder}/nowhere.crt: No such file or "
+        ),
+        format!("option 'unix_socket_allowed_users' ({file}): there is no user 'no-such-user'"),
     ];
     let compare = |found: &[String]| {
         assert_eq!(found.len(), expected.len(), "{found:#?}");
@@ -138,6 +145,8 @@ fn all_problems_at_once() {
     };
     compare(&errors);
     assert_eq!(code, Some(1));
+    let said = String::from_utf8(lab.run(&["--check-config"]).stderr).unwrap();
+    assert!(said.ends_with("\n6 problems: the agent would not start\n"), "{said}");
     let copies = || {
         let names = std::fs::read_dir(lab.folder()).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with("agent_data.json.damaged-")).count()
@@ -235,7 +244,10 @@ fn each_file_problem_has_its_text() {
     let output = lab.run(&["--check-config"]);
     assert_eq!(
         errors_in(&output),
-        ["Trusted client CA certificate list is empty: could not load any certificate (option 'trusted_client_ca')"]
+        [format!(
+            "Trusted client CA certificate list is empty: could not load any certificate (option 'trusted_client_ca' ({}))",
+            shown(&lab.0.path().join("agent.conf"))
+        )]
     );
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(log.matches("> Could not load certs from ").count(), 2, "{log}");
@@ -255,7 +267,11 @@ fn each_file_problem_has_its_text() {
     std::fs::write(lab.0.path().join("agent.conf"), "[agent]\nrun_as = \"no-such-user\"\n").unwrap();
     let (code, _, errors) = lab.check();
     if is_root() {
-        assert_eq!((code, errors), (Some(1), vec!["option 'run_as': there is no user 'no-such-user'".to_owned()]));
+        let file = shown(&lab.0.path().join("agent.conf"));
+        assert_eq!(
+            (code, errors),
+            (Some(1), vec![format!("option 'run_as' ({file}): there is no user 'no-such-user'")])
+        );
         assert_eq!(lab.run(&[]).status.code(), Some(2));
     } else {
         assert_eq!((code, errors), (Some(0), vec![]));
@@ -283,13 +299,163 @@ fn authorities_that_end_are_warned_of() {
         let output = lab.run(arguments);
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.success(), content.is_none(), "{log}");
-        let warnings: Vec<_> = log.lines().filter(|line| line.contains("> option 'trusted_client_ca': ")).collect();
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains("> option 'trusted_client_ca' (")).collect();
         assert_eq!(warnings.len(), 3, "{log}");
         for ((name, is), line) in [("ended", "was"), ("ending", "is"), ("later", "is")].into_iter().zip(warnings) {
             let file = shown(&lab.folder().join(format!("{name}.crt")));
             let text = format!("the certificate \"CN={name}\" in the CA file {file} {is} valid from 2");
             assert!(line.starts_with(" WARN ") && line.contains(&text), "{line}");
         }
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// What a check says at a level, with FILE and DIR for the configuration file and the agent's folder.
+fn said(lab: &Lab, level: &str) -> Vec<String> {
+    let text = String::from_utf8(lab.run(&["--check-config"]).stderr).unwrap();
+    let (file, folder) = (shown(&lab.0.path().join("agent.conf")), shown(&lab.folder()));
+    let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix(level)?.split_once("> "));
+    lines.map(|(_, message)| message.replace(&file, "FILE").replace(&folder, "DIR")).collect()
+}
+
+#[test]
+fn what_would_fail_later_has_its_text() {
+    let (missing, dead) = ("No such file or directory (os error 2)", "device:/nonexistent/tpm9");
+    let key = TestCa::root("CA").unwrap().issue(&LeafSpec::new("agent")).unwrap().key_pem;
+    let set = |lab: &Lab| {
+        lab.write("key.pem", &key).write("actions.py", "");
+        set_mode(&lab.folder().join("key.pem"), 0o600);
+    };
+    for (lines, level, text) in [
+        (
+            format!("tcti = \"{dead}\""),
+            "ERROR",
+            format!(
+                "cannot open the TPM through TCTI `{dead}`: {missing}; is there a TPM 2.0, enabled in the firmware settings? \
+                 Else set the TCTI option or the environment variable TCTI"
+            ),
+        ),
+        (
+            "agent_data_path = \"no/x.json\"".to_owned(),
+            "ERROR",
+            "the folder DIR/no (option 'agent_data_path' (FILE)) does not exist: create it, owned by the user of run_as"
+                .to_owned(),
+        ),
+        (
+            "unix_socket_path = \"DIR/key.pem\"".to_owned(),
+            "ERROR",
+            "cannot make the Unix socket DIR/key.pem: there is another kind of file (option 'unix_socket_path')".to_owned(),
+        ),
+        (
+            "payload_key = \"locked.pem\"\npayload_key_password = \"x\"".to_owned(),
+            "ERROR",
+            "Failed to load or generate payload key from DIR/locked.pem: the private key in DIR/locked.pem cannot be \
+             decrypted with the configured password: configure the one that it was encrypted with (option \
+             'payload_key_password' (FILE))"
+                .to_owned(),
+        ),
+        (
+            "revocation_actions_dir = \"DIR\"\nrevocation_actions = \"key.pem, nosuch, actions\"".to_owned(),
+            "WARN",
+            "option 'revocation_actions' (FILE): there is no program nosuch in DIR, so each payload must bring it".to_owned(),
+        ),
+        (
+            "revocation_actions_dir = \"DIR\"\nrevocation_actions = \"actions\"\nallow_payload_revocation_actions = false"
+                .to_owned(),
+            "WARN",
+            "option 'revocation_actions' (FILE): there is no program actions in DIR: actions.py is there, and has to be a \
+             program with the name actions"
+                .to_owned(),
+        ),
+        (
+            "unix_socket_path = \"DIR/s\"\nunix_socket_allowed_users = \"root, 4000000\"".to_owned(),
+            "WARN",
+            format!(
+                "option 'unix_socket_allowed_users' (FILE): user 4000000 is allowed, but mode 0660 of the socket does not \
+                 let it connect: set 'unix_socket_mode' to 0666, or make it a member of group {}",
+                name_of("-gn")
+            ),
+        ),
+        (
+            "server_key = \"open.pem\"".to_owned(),
+            "WARN",
+            "the private key file DIR/open.pem is open to every user of this host (mode 0644): set its mode to 0600".to_owned(),
+        ),
+        (
+            "trusted_client_ca = \"cv_ca/cacert.crt, loose.crt\"".to_owned(),
+            "WARN",
+            format!(
+                "option 'trusted_client_ca' (FILE): others than root and {user} can write to DIR/loose.crt: it belongs to \
+                 {user}:{group} and has mode 0646: chmod go-w",
+                user = name_of("-un"),
+                group = name_of("-gn")
+            ),
+        ),
+    ] {
+        let lab = Lab::new("");
+        set(&lab);
+        lab.write("open.pem", &key).write("loose.crt", TestCa::root("CA").unwrap().pem());
+        lab.write("locked.pem", include_str!("../../crates/tls/testdata/encrypted-aes.pem"));
+        set_mode(&lab.folder().join("loose.crt"), 0o646);
+        let lines = lines.replace("DIR", &shown(&lab.folder()));
+        let file = lab.0.path().join("agent.conf");
+        std::fs::write(&file, format!("[agent]\nrun_as = \"\"\n{lines}\n")).unwrap();
+        let mut command = lab.command(&["--check-config"]);
+        if lines.starts_with("tcti") {
+            command.env_remove("TCTI");
+        }
+        let log = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        let log = log.replace(&shown(&file), "FILE").replace(&shown(&lab.folder()), "DIR");
+        let found = log.lines().any(|line| line.trim_start().starts_with(level) && line.ends_with(&format!("> {text}")));
+        assert!(found, "{text}\n{log}");
+    }
+}
+
+fn name_of(option: &str) -> String {
+    let output = Command::new("id").arg(option).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_folder_out_of_reach_is_one_problem_beside_those_elsewhere() {
+    let elsewhere = "trusted_client_ca = \"/nope/ca.crt\"\nregistrar_tls_enabled = true\n\
+                     registrar_tls_ca_cert = \"/nope/r.crt\"";
+    let missing = "No such file or directory (os error 2): check the path, and that this user may read it";
+    let others = [
+        "Trusted client CA certificate list is empty: could not load any certificate (option 'trusted_client_ca' (FILE))"
+            .to_owned(),
+        format!("option 'registrar_tls_ca_cert' (FILE): cannot read the CA file /nope/r.crt: {missing}"),
+    ];
+    let lab = Lab::new(elsewhere);
+    std::fs::remove_dir_all(lab.folder()).unwrap();
+    let errors = said(&lab, "ERROR");
+    assert!(
+        errors[0].ends_with("): the folder DIR does not exist: create it, owned by the user of run_as"),
+        "{errors:?}"
+    );
+    assert_eq!(errors[1..], others);
+
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new("");
+    set_mode(lab.0.path(), 0o755);
+    let lines = format!("[agent]\nrun_as = \"4000000:4000001\"\n{elsewhere}\n");
+    std::fs::write(lab.0.path().join("agent.conf"), lines).unwrap();
+    for (mode, verb) in [(0o700, "enter"), (0o755, "write to")] {
+        set_mode(&lab.folder(), mode);
+        let folder = format!(
+            "the user 4000000 cannot {verb} the folder DIR (option 'keylime_dir' (environment variable \
+             KEYLIME_AGENT_KEYLIME_DIR)): it belongs to root:root and has mode {mode:04o}: chown 4000000:4000001 DIR"
+        );
+        let mut errors = said(&lab, "ERROR");
+        errors.sort();
+        let mut expected = [&[folder], &others[..]].concat();
+        expected.sort();
+        assert_eq!(errors, expected);
     }
 }
 
@@ -304,6 +470,5 @@ fn a_slip_in_the_log_filter_is_a_warning() {
 }
 
 fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }

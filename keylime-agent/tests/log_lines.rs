@@ -145,7 +145,7 @@ fn settings_show() {
         (
             options().env("KEYLIME_AGENT_API_VERSIONS", "9.9, 2.1"),
             vec![
-                "> Skipping API version \"9\\.9\" obtained from 'api_versions' configuration option$",
+                "> Skipping API version \"9\\.9\" obtained from 'api_versions' configuration option (environment variable KEYLIME_AGENT_API_VERSIONS)$",
                 "Starting server with API versions: 2\\.1$",
             ],
             "ERROR",
@@ -213,9 +213,9 @@ fn settings_show() {
             options().env(ima, "/nowhere/ima").env(boot, "/nowhere/boot"),
             vec![
                 "> IMA measurement list location override: /nowhere/ima$",
-                "> IMA measurement list not available: /nowhere/ima$",
+                "> IMA measurement list not available: /nowhere/ima",
                 "> Measured boot measurement list location override: /nowhere/boot$",
-                "> Measured boot measurement list not available: /nowhere/boot$",
+                "> Measured boot measurement list not available: /nowhere/boot",
             ],
             "ERROR",
         ),

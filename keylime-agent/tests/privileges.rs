@@ -183,17 +183,19 @@ fn who_cannot_be_changed_to_and_what_cannot_be_reached() {
     std::fs::write(&device, "").unwrap();
     set_mode(&device, 0o600);
     let tcti = format!("device:{}", device.display());
+    let run_as_of = "option 'run_as' (environment variable KEYLIME_AGENT_RUN_AS):";
     for (name, run_as, tcti, status, message) in [
-        ("no-user", "nobody-here:tss", None, 2, "option 'run_as': there is no user 'nobody-here'".to_owned()),
-        ("no-group", "keylime:no-group", None, 2, "option 'run_as': there is no group 'no-group'".to_owned()),
+        ("no-user", "nobody-here:tss", None, 2, format!("{run_as_of} there is no user 'nobody-here'")),
+        ("no-group", "keylime:no-group", None, 2, format!("{run_as_of} there is no group 'no-group'")),
         (
             "no-entry",
             "5000",
             None,
             2,
-            "option 'run_as': the user 5000 has no entry in the user database, so its group must be given, too: write \
-             '5000:group'"
-                .to_owned(),
+            format!(
+                "{run_as_of} the user 5000 has no entry in the user database, so its group must be given, too: write \
+                 '5000:group'"
+            ),
         ),
         (
             "no-tpm",
@@ -219,12 +221,22 @@ fn who_cannot_be_changed_to_and_what_cannot_be_reached() {
 #[test]
 fn started_by_somebody_else_or_to_stay_root() {
     let Some(host) = Host::new() else { return };
-    let ignoring = "> Ignoring 'run_as' option because Keylime agent has not been started as root.\n";
+    let ignoring =
+        "> Ignoring 'run_as' option because Keylime agent has not been started as root. It runs as keylime\n";
     let as_user = "exec setpriv --reuid 4321 --regid 4323 --clear-groups";
     for (name, prefix, run_as, owner, uid, warning) in [
         ("already", as_user, "keylime:tss", USER, USER, None),
         ("another", as_user, "5000:5001", USER, USER, Some(ignoring)),
-        ("root", "exec", "root:tss", 0, 0, Some("> option 'run_as' names root: everything here runs as root\n")),
+        (
+            "root",
+            "exec",
+            "root:tss",
+            0,
+            0,
+            Some(
+                "> option 'run_as' (environment variable KEYLIME_AGENT_RUN_AS) names root: everything here runs as root\n",
+            ),
+        ),
         (
             "empty",
             "exec",

@@ -42,7 +42,7 @@ const fn row_with(name: &'static str, [stock, default, other, shown]: [&'static 
 /// The shipped file, in its order.
 const OPTIONS: &[Row] = &[
     row("version", "\"2.4\"", "", "2.0", "\"2.0\""),
-    row("api_versions", "\"default\"", r#"["2.1","2.2","2.3","2.4","2.5","2.6"]"#, "2.5, 2.1", r#"["2.1","2.5"]"#),
+    row("api_versions", "\"default\"", "\"2.1, 2.2, 2.3, 2.4, 2.5, 2.6\"", "2.5, 2.1", "\"2.1, 2.5\""),
     row("uuid", "\"d432fbb3-d2f1-4a97-9ef7-75bd81c00000\"", "\"hash_ek\"", "generate", "\"generate\""),
     row("ip", "\"127.0.0.1\"", "\"127.0.0.1\"", "[::1]", "\"::1\""),
     row("port", "9002", "9002", "9102", "9102"),
@@ -64,13 +64,7 @@ const OPTIONS: &[Row] = &[
     row("payload_key", "\"default\"", "\"{}/payload-private.pem\"", "k.pem", "\"{}/k.pem\""),
     row("payload_key_password", "\"\"", "\"\"", "secret", "(hidden)"),
     row("server_cert", "\"default\"", "\"{}/server-cert.crt\"", "c.crt", "\"{}/c.crt\""),
-    row(
-        "trusted_client_ca",
-        "\"default\"",
-        "[\"{}/cv_ca/cacert.crt\"]",
-        "['/a.crt', b.crt]",
-        "[\"/a.crt\",\"{}/b.crt\"]",
-    ),
+    row("trusted_client_ca", "\"default\"", "\"{}/cv_ca/cacert.crt\"", "['/a.crt', b.crt]", "\"/a.crt, {}/b.crt\""),
     row("enc_keyname", "\"derived_tci_key\"", "\"derived_tci_key\"", "key", "\"key\""),
     row("dec_payload_file", "\"decrypted_payload\"", "\"decrypted_payload\"", "text", "\"text\""),
     row("secure_size", "\"1m\"", "\"1m\"", "2m", "\"2m\""),
@@ -94,7 +88,7 @@ const OPTIONS: &[Row] = &[
         "r.crt",
         "\"{}/r.crt\"",
     ),
-    row("revocation_actions", "\"\"", "[]", "a, b", "[\"a\",\"b\"]"),
+    row("revocation_actions", "\"\"", "\"\"", "a, b", "\"a, b\""),
     row("payload_script", "\"autorun.sh\"", "\"autorun.sh\"", "run", "\"run\""),
     row("enable_insecure_payload", "false", "false", "true", "true"),
     row("allow_payload_revocation_actions", "true", "true", "false", "false"),
@@ -159,9 +153,10 @@ const OTHER_DEFAULTS: &[&str] = &["uuid", "exponential_backoff_max_retries"];
 /// Says which version the file's format has, and never had an effect.
 const FORMAT: &str = "version";
 
-const PLAIN_HTTP: &str = "option 'registrar_tls_enabled' is false: the registration goes over plain HTTP, where anyone on \
-                          the way can read and change it";
-const SAMPLE: &str = "option 'uuid': d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
+const PLAIN_HTTP: &str = "option 'registrar_tls_enabled' (FILE) is false: the registration goes over plain HTTP, where \
+                          anyone on the way can read and change it: set it to true, with registrar_tls_port (8891) and \
+                          registrar_tls_ca_cert";
+const SAMPLE: &str = "option 'uuid' (FILE): d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
                       configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\"";
 
 /// The shipped file, without its comments.
@@ -260,7 +255,8 @@ fn each_option_from_each_source() {
 fn the_shipped_file_means_what_no_file_means() {
     let (shipped, dir) = inspect(&[("etc/agent.conf", stock_file())], &[]);
     assert_eq!(shipped.problems, None);
-    assert_eq!(warnings(&shipped), [SAMPLE, PLAIN_HTTP]);
+    let with_file = |text: &str, dir: &str| text.replace("FILE", &format!("{dir}/etc/agent.conf"));
+    assert_eq!(warnings(&shipped), [with_file(SAMPLE, &dir), with_file(PLAIN_HTTP, &dir)]);
     let others: String = stock_file()
         .lines()
         .filter(|line| !OTHER_DEFAULTS.iter().any(|name| line.starts_with(&format!("{name} ="))))
@@ -270,7 +266,7 @@ fn the_shipped_file_means_what_no_file_means() {
     let (nothing, nothing_dir) = inspect(&[], &[]);
     assert_eq!(debug(&others, &others_dir), debug(&nothing, &nothing_dir));
     assert_ne!(debug(&others, &others_dir), debug(&shipped, &dir));
-    assert_eq!(warnings(&others), [PLAIN_HTTP]);
+    assert_eq!(warnings(&others), [with_file(PLAIN_HTTP, &others_dir)]);
 }
 
 #[test]
@@ -289,16 +285,23 @@ fn the_shipped_file_starts_the_agent_without_noise() {
         let lines = log.lines().filter(|line| levels.iter().any(|level| line.starts_with(&format!(" {level} "))));
         lines.map(|line| line.split_once(" > ").unwrap().1.to_owned()).collect()
     };
-    let mut expected = vec![SAMPLE.to_owned(), PLAIN_HTTP.to_owned()];
-    for (name, path) in [
-        ("IMA measurement list", "/sys/kernel/security/ima/ascii_runtime_measurements"),
-        ("Measured boot measurement list", "/sys/kernel/security/tpm0/binary_bios_measurements"),
+    let file = file.display().to_string();
+    let variable = "environment variable KEYLIME_AGENT_UUID";
+    let mut expected = vec![SAMPLE.replace("FILE", variable), PLAIN_HTTP.replace("FILE", &file)];
+    for (name, path, what) in [
+        ("IMA measurement list", "/sys/kernel/security/ima/ascii_runtime_measurements", "runtime"),
+        ("Measured boot measurement list", "/sys/kernel/security/tpm0/binary_bios_measurements", "measured boot"),
     ] {
         if !std::path::Path::new(path).exists() {
-            expected.push(format!("{name} not available: {path}"));
+            let text = format!("{name} not available: {path}: {what} policies cannot be checked on this host");
+            expected.push(text);
         }
     }
     expected.push("Cannot drop privileges since 'run_as' is empty: everything here runs as root".to_owned());
+    expected.push(format!(
+        "No AK in {}: a new one is made. If this host is enrolled already, end the agent and restore the file",
+        agent.folder.join("agent_data.json").display()
+    ));
     let insecure = "INSECURE: ";
     let warned = of(["WARN ", "ERROR"]);
     let (software, others): (Vec<_>, Vec<_>) = warned.into_iter().partition(|text| text.starts_with(insecure));

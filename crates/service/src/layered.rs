@@ -94,6 +94,7 @@ pub enum LayerError {
 #[derive(Clone, Debug, Default)]
 pub struct Layered {
     settings: BTreeMap<String, Setting>,
+    files: Vec<PathBuf>,
 }
 
 impl Layered {
@@ -110,6 +111,7 @@ impl Layered {
     pub fn file(&mut self, path: &Path, table: &str) -> Result<(), LayerError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| LayerError::Read { path: path.to_owned(), source })?;
+        self.files.push(path.to_owned());
         self.text(&text, path, table)
     }
 
@@ -189,6 +191,12 @@ impl Layered {
         self.settings.get(name)
     }
 
+    /// The files that were read, in the order in which they were.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// All settings by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Setting)> {
         self.settings.iter().map(|(name, setting)| (name.as_str(), setting))
@@ -256,6 +264,7 @@ mod tests {
         assert_eq!(text_of(&layered, "d"), ("twenty", twenty));
         assert_eq!(text_of(&layered, "c"), ("env", "environment variable X_C".to_owned()));
         assert_eq!(layered.iter().count(), 4);
+        assert_eq!(layered.files(), [main, snippets.join("10-a"), snippets.join("20-b")]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! whose text is logged cannot forge lines or drive a terminal.
 
 use std::fmt::{self, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -74,6 +75,15 @@ impl Logging<'_> {
     }
 }
 
+/// Lines at level WARN.
+static WARNINGS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many warnings this process has logged so far; those that the filter hides are not counted.
+#[must_use]
+pub fn warnings() -> usize {
+    WARNINGS.load(Ordering::Relaxed)
+}
+
 struct Line;
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -91,6 +101,9 @@ where
             Level::DEBUG => "DEBUG",
             Level::TRACE => "TRACE",
         };
+        if *event.metadata().level() == Level::WARN {
+            WARNINGS.fetch_add(1, Ordering::Relaxed);
+        }
         write!(writer, " {level} {} > ", event.metadata().target())?;
         writeln!(writer, "{}{}", fields.message, fields.rest)
     }

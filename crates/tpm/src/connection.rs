@@ -22,7 +22,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tss_esapi_sys::{TSS2_TCTI_CONTEXT, TSS2_TCTI_CONTEXT_COMMON_V1, Tss2_TctiLdr_Finalize, Tss2_TctiLdr_Initialize};
+use tss_esapi_sys::{
+    TSS2_TCTI_CONTEXT, TSS2_TCTI_CONTEXT_COMMON_V1, Tss2_TctiLdr_Finalize, Tss2_TctiLdr_FreeInfo, Tss2_TctiLdr_GetInfo,
+    Tss2_TctiLdr_Initialize,
+};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Largest command and response of the PC Client profile: TPM2_MAX_COMMAND_SIZE, TPM2_MAX_RESPONSE_SIZE.
@@ -71,6 +74,18 @@ fn open_files(device: &Path) -> BTreeSet<RawFd> {
         .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == device))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+/// Whether libtss2 has the library that a TCTI text names. Nothing is opened.
+pub(crate) fn find_library(text: &str) -> Result<(), OpenCause> {
+    let name = text.split_once(':').map_or(text, |(name, _)| name);
+    let name = CString::new(name).map_err(|_| OpenCause::NulByte)?;
+    let mut info = ptr::null_mut();
+    // SAFETY: `name` is a NUL-terminated string that outlives the call; `info` is a valid place for the result.
+    let code = unsafe { Tss2_TctiLdr_GetInfo(name.as_ptr(), &mut info) };
+    // SAFETY: it came from the loader, or is null, which is left alone.
+    unsafe { Tss2_TctiLdr_FreeInfo(&mut info) };
+    checked(code).map_err(OpenCause::Library)
 }
 
 /// A TCTI context of libtss2; closed when dropped.

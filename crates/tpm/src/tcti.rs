@@ -4,7 +4,9 @@
 //! The TCTI text is libtss2's: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`, `swtpm:path=/run/tpm.sock`,
 //! `mssim:...`, `tabrmd:`.
 
+use crate::connection::find_library;
 use crate::error::{OpenCause, TpmError};
+use nix::unistd::{AccessFlags, access};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -52,11 +54,27 @@ pub(crate) fn explain(tcti: &str, cause: OpenCause) -> TpmError {
     TpmError::Open { tcti: tcti.to_owned(), cause, remedy }
 }
 
+/// Whether the TPM's device is there and open to this user, or the TCTI's library is there. The TPM is not opened.
+///
+/// # Errors
+/// [`TpmError::Open`], as opening it would give.
+pub fn check(setting: Option<&str>) -> Result<(), TpmError> {
+    let tcti = choose(setting, Path::exists);
+    let found = match device_path(&tcti) {
+        Some(path) => access(path, AccessFlags::R_OK | AccessFlags::W_OK).map_err(|e| OpenCause::Device(e.into())),
+        None => find_library(&tcti),
+    };
+    found.map_err(|cause| TpmError::Open { remedy: remedy(&tcti, &cause), tcti, cause })
+}
+
 fn remedy(tcti: &str, cause: &OpenCause) -> &'static str {
     let network = ["swtpm", "mssim"].iter().any(|name| tcti.starts_with(name));
     match cause {
         OpenCause::Device(error) => match error.kind() {
             ErrorKind::PermissionDenied => "let the service's user be a member of group tss, which owns the device",
+            ErrorKind::NotFound if device_path(tcti) == Some(Path::new(BARE_DEVICE)) => {
+                "without a setting /dev/tpmrm0 is taken, or else this one: is there a TPM 2.0, enabled in the firmware settings? Else set the TCTI option or the environment variable TCTI"
+            }
             ErrorKind::NotFound => {
                 "is there a TPM 2.0, enabled in the firmware settings? Else set the TCTI option or the environment variable TCTI"
             }
@@ -134,6 +152,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_there_is_found_without_opening_it() {
+        let text = |tcti: &str| check(Some(tcti)).unwrap_err().to_string();
+        assert_eq!(check(Some("device:/dev/null")).map_err(|error| error.to_string()), Ok(()));
+        assert_eq!(check(Some("device:/nonexistent/tpm9")).unwrap_err().to_string(), {
+            let cause = OpenCause::Library(ResponseCode(0xA000A));
+            explain("device:/nonexistent/tpm9", cause).to_string()
+        });
+        let found = text("foo:bar");
+        assert!(found.starts_with("cannot open the TPM through TCTI `foo:bar`: "), "{found}");
+        assert!(found.ends_with("installed (Debian: libtss2-tcti-NAME0)"), "{found}");
+        // The name is all that is looked at.
+        assert_eq!(check(Some("swtpm:path=/nonexistent")).map_err(|error| error.to_string()), Ok(()));
+    }
+
+    #[test]
     fn remedies_by_cause() {
         let device = |kind| OpenCause::Device(io::Error::from(kind));
         let library = OpenCause::Library(ResponseCode(0xA000A));
@@ -141,6 +174,7 @@ mod tests {
             ("device:/dev/tpmrm0", device(ErrorKind::PermissionDenied), "group tss"),
             ("device:/dev/tpm0", device(ErrorKind::ResourceBusy), "device:/dev/tpmrm0"),
             ("device:/dev/tpm0", device(ErrorKind::Other), "dmesg"),
+            ("device:/dev/tpm0", device(ErrorKind::NotFound), "/dev/tpmrm0 is taken, or else this one: is there a TPM"),
             ("swtpm:port=1", library, "software TPM running"),
             ("nonsense", OpenCause::Library(ResponseCode(0xA0005)), "spelling"),
             ("nonsense", OpenCause::NulByte, "correct the TCTI option"),

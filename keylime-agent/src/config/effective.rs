@@ -42,6 +42,12 @@ impl Shown {
         // What JSON and TOML have in common.
         serde_json::to_string(&value).map_or(Self::Wrong, Self::Value)
     }
+
+    /// A list as one text, which the stock agent takes, too; as an array where a member would fall apart in that.
+    pub(super) fn list(members: &[String]) -> Self {
+        let is_whole = |member: &String| !member.contains(|c: char| ",[]'\"".contains(c) || c.is_whitespace());
+        if members.iter().all(is_whole) { Self::value(members.join(", ")) } else { Self::value(members) }
+    }
 }
 
 impl fmt::Display for Effective {

@@ -8,6 +8,7 @@ mod api_versions;
 mod deferred;
 pub(crate) mod device_identity;
 mod effective;
+mod origins;
 mod payload;
 mod reader;
 mod sources;
@@ -26,6 +27,8 @@ use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
 pub use device_identity::DeviceIdentity;
 pub use effective::{Effective, Shown};
+pub(crate) use origins::Named;
+pub use origins::Origins;
 pub use payload::{Payload, Revocation};
 pub use sources::Sources;
 pub use values::{Host, RunAs};
@@ -150,6 +153,8 @@ pub struct Config {
     pub payload: Payload,
     /// Revocation options.
     pub revocation: Revocation,
+    /// Where they are set.
+    pub origins: Origins,
 }
 
 /// Something to log about the configuration.
@@ -206,14 +211,22 @@ impl Config {
             let text = format!("Configuration replaced by {CONFIG_FILE}: {}", path.display());
             notices.push(Notice::Info(text));
         }
+        let is_snippet = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with(sources::SNIPPETS));
+        for path in layered.files().iter().filter(|path| is_snippet(path)) {
+            if path.extension().is_none_or(|end| end != "conf") {
+                let text = "counts, although its name does not end in .conf: move it away if it is an old copy";
+                notices.push(Notice::Warning(format!("{} {text}", path.display())));
+            }
+        }
         let mut reader = Reader::new(&layered, notices);
         reader.uuid_is_in_environment = uuid_is_in_environment;
-        let config = reader.config();
+        let mut config = reader.config();
         deferred::check(&mut reader);
         for unknown in reader.options.unknown() {
             reader.warn(unknown.to_string());
         }
         let (options, notices, problems) = reader.finish();
+        config.origins = Origins::new(layered.files(), &options);
         Ok(Inspection { config, options, notices, problems })
     }
 }
@@ -249,7 +262,7 @@ impl Reader<'_> {
             api_versions: self.api_versions(),
             uuid: self.uuid(),
             listen: (self.host("ip"), self.port("port", 9002)),
-            contact: (self.host("contact_ip"), self.port("contact_port", 9002)),
+            contact: self.contact(),
             registrar: self.registrar(&keylime_dir),
             retry: self.retry(),
             client_cas,
@@ -267,6 +280,8 @@ impl Reader<'_> {
             payload,
             revocation: self.revocation(&keylime_dir),
             keylime_dir,
+            // They are known once everything has been read.
+            origins: Origins::default(),
         }
     }
 
@@ -298,11 +313,12 @@ impl Reader<'_> {
     fn api_versions(&mut self) -> Vec<ApiVersion> {
         let written = self.list("api_versions").unwrap_or_else(|| vec!["default".to_owned()]);
         let (versions, warnings) = api_versions::select(&written);
+        let source = self.options.setting("api_versions").map(|setting| format!(" ({})", setting.source));
         for warning in warnings {
-            self.warn(warning);
+            self.warn(warning + source.as_deref().unwrap_or_default());
         }
         let shown: Vec<_> = versions.iter().map(ToString::to_string).collect();
-        self.note("api_versions", Shown::value(shown), true);
+        self.note("api_versions", Shown::list(&shown), true);
         versions
     }
 
@@ -311,9 +327,19 @@ impl Reader<'_> {
         let parse = |text: &str| UuidSource::parse(text, any_id);
         let source = self.parsed("uuid", UuidSource::HashEk, parse, UuidSource::to_string);
         if let Some(warning) = source.given().and_then(identity::shared) {
-            self.warn(warning);
+            self.warn_of("uuid", format_args!(": {warning}"));
         }
         source
+    }
+
+    fn contact(&mut self) -> (Host, u16) {
+        let host = self.host("contact_ip");
+        if matches!(host, Host::Address(address) if address.is_unspecified()) {
+            let text =
+                format!(" is {host}, where nobody can reach this host: set it to an address or name of the host");
+            self.warn_of("contact_ip", text);
+        }
+        (host, self.port("contact_port", 9002))
     }
 
     fn registrar(&mut self, keylime_dir: &Path) -> Registrar {
@@ -323,10 +349,10 @@ impl Reader<'_> {
         let tls_port = self.port("registrar_tls_port", 8891);
         let ca = self.file(keylime_dir, "registrar_tls_ca_cert", "cv_ca/cacert.crt");
         if !tls {
-            self.warn(
-                "option 'registrar_tls_enabled' is false: the registration goes over plain HTTP, where anyone on the \
-                 way can read and change it"
-                    .to_owned(),
+            self.warn_of(
+                "registrar_tls_enabled",
+                " is false: the registration goes over plain HTTP, where anyone on the way can read and change it: set \
+                 it to true, with registrar_tls_port (8891) and registrar_tls_ca_cert",
             );
         }
         Registrar { host, port: if tls { tls_port } else { port }, tls_ca: tls.then_some(ca) }
@@ -359,8 +385,8 @@ impl Reader<'_> {
         }
         let path = |text: &String| values::path_in(keylime_dir, text, "cv_ca/cacert.crt");
         let files: Vec<_> = written.iter().map(path).collect();
-        let shown: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
-        self.note("trusted_client_ca", Shown::value(shown), true);
+        let shown: Vec<_> = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+        self.note("trusted_client_ca", Shown::list(&shown), true);
         mtls.then_some(files)
     }
 
@@ -370,7 +396,11 @@ impl Reader<'_> {
             self.options.problem("tpm_ownerpassword", problem);
             Secret::default()
         });
-        let hash = self.parsed("tpm_hash_alg", HashAlgorithm::Sha256, str::parse, |hash| hash.name().to_owned());
+        // Of those that have a name, the ones that the check below takes.
+        let hash = |text: &str| {
+            text.parse().map_err(|_| format!("expected 'sha1', 'sha256', 'sha384' or 'sha512', found '{text}'"))
+        };
+        let hash = self.parsed("tpm_hash_alg", HashAlgorithm::Sha256, hash, |hash| hash.name().to_owned());
         let key = self.parsed("tpm_encryption_alg", KeyAlgorithm::Rsa2048, str::parse, |key| key.name().to_owned());
         let signing =
             self.parsed("tpm_signing_alg", SignatureScheme::RsaSsa, str::parse, |scheme| scheme.name().to_owned());
@@ -400,7 +430,7 @@ impl Reader<'_> {
         let path = PathBuf::from(self.text("unix_socket_path", ""));
         let mode = self.parsed("unix_socket_mode", 0o660, values::mode, |mode| format!("{mode:04o}"));
         let allowed_users = self.list("unix_socket_allowed_users");
-        let shown = allowed_users.as_ref().map_or(Shown::Nothing("root and the user of run_as"), Shown::value);
+        let shown = allowed_users.as_deref().map_or(Shown::Nothing("root and the user of run_as"), Shown::list);
         self.note("unix_socket_allowed_users", shown, true);
         if path.as_os_str().is_empty() {
             return None;

@@ -79,7 +79,7 @@ impl Reader<'_> {
                 self.options.problem("revocation_actions", format_args!("expected names of files, found '{name}'"));
             }
         }
-        self.note("revocation_actions", Shown::value(&actions), true);
+        self.note("revocation_actions", Shown::list(&actions), true);
         let actions_dir = PathBuf::from(self.text("revocation_actions_dir", "/usr/libexec/keylime"));
         if !actions_dir.is_absolute() {
             self.options.problem("revocation_actions_dir", "expected an absolute path");

@@ -37,6 +37,12 @@ impl<'a> Reader<'a> {
         self.notices.push(Notice::Warning(text));
     }
 
+    /// Warns about an option; the text completes "option 'x' (source) ".
+    pub(super) fn warn_of(&mut self, name: &str, text: impl fmt::Display) {
+        let source = self.options.setting(name).map(|setting| format!(" ({})", setting.source)).unwrap_or_default();
+        self.warn(format!("option '{name}'{source}{text}"));
+    }
+
     pub(super) fn warn_of_empty(&mut self, name: &str, used: &Path) {
         self.warn(format!("Empty string provided in configuration option {name}, using default {}", used.display()));
     }

@@ -10,6 +10,8 @@ use crate::identity;
 
 /// The table of the configuration files that is ours.
 const TABLE: &str = "agent";
+/// The folder of further files beside `agent.conf`.
+pub(super) const SNIPPETS: &str = "agent.conf.d";
 const PREFIX: &str = "KEYLIME_AGENT_";
 /// Names the one configuration file to read instead of the usual ones.
 pub(super) const CONFIG_FILE: &str = "KEYLIME_AGENT_CONFIG";
@@ -52,7 +54,7 @@ impl Sources {
                 for folder in &self.folders {
                     let file = folder.join("agent.conf");
                     problems.extend(layered.optional_file(&file, TABLE).err());
-                    problems.extend(layered.snippets(&folder.join("agent.conf.d"), TABLE));
+                    problems.extend(layered.snippets(&folder.join(SNIPPETS), TABLE));
                 }
             }
         }

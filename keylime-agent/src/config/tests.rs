@@ -60,7 +60,8 @@ fn warnings(notices: &[Notice]) -> Vec<&str> {
 }
 
 const PLAIN_HTTP: &str = "option 'registrar_tls_enabled' is false: the registration goes over plain HTTP, where anyone \
-                          on the way can read and change it";
+                          on the way can read and change it: set it to true, with registrar_tls_port (8891) and \
+                          registrar_tls_ca_cert";
 
 #[test]
 fn defaults_are_the_stock_agents_but_for_the_id() {
@@ -231,10 +232,11 @@ fn values_are_taken_as_people_write_them() {
 
 #[test]
 fn a_sample_id_is_warned_about() {
-    let (_, notices) = agent("uuid = \"d432fbb3-d2f1-4a97-9ef7-75bd81c00000\"").unwrap();
+    let given = Given::new().env("KEYLIME_AGENT_UUID", "d432fbb3-d2f1-4a97-9ef7-75bd81c00000");
+    let (_, notices) = given.load().unwrap();
     assert_eq!(
         warnings(&notices)[0],
-        "option 'uuid': d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
+        "option 'uuid' (environment variable KEYLIME_AGENT_UUID): d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
          configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\""
     );
 }
@@ -253,7 +255,10 @@ fn an_id_in_the_environment_may_be_any_if_the_file_asks_for_it() {
         ("localhost", "is what hosts report that have been given nothing of their own"),
     ] {
         let (_, notices) = given().env("KEYLIME_AGENT_UUID", id).load().unwrap();
-        assert!(warnings(&notices)[0].starts_with(&format!("option 'uuid': {id} {text}")));
+        assert!(
+            warnings(&notices)[0]
+                .starts_with(&format!("option 'uuid' (environment variable KEYLIME_AGENT_UUID): {id} {text}"))
+        );
     }
 
     let unset = "the environment variable KEYLIME_AGENT_UUID, which is to hold the id, is not set";
@@ -275,6 +280,71 @@ fn unknown_options_are_warned_about() {
     assert!(texts[1].starts_with("unknown option 'quote_interval' ("));
     assert!(texts[2].starts_with("unknown option 'registrar_prot' ("));
     assert!(texts[2].ends_with(": did you mean 'registrar_port'?"));
+}
+
+#[test]
+fn what_is_odd_is_warned_about() {
+    for (line, text) in [
+        (
+            "contact_ip = \"0.0.0.0\"",
+            "option 'contact_ip' (FILE) is 0.0.0.0, where nobody can reach this host: set it to an address or name of the \
+             host",
+        ),
+        (
+            "contact_ip = \"[::]\"",
+            "option 'contact_ip' (FILE) is ::, where nobody can reach this host: set it to an address or name of the host",
+        ),
+        (
+            "api_versions = \"9.9, 2.1\"",
+            "Skipping API version \"9.9\" obtained from 'api_versions' configuration option (FILE)",
+        ),
+        (
+            "registrar_tls_enabled = false",
+            "option 'registrar_tls_enabled' (FILE) is false: the registration goes over plain HTTP, where anyone on the \
+             way can read and change it: set it to true, with registrar_tls_port (8891) and registrar_tls_ca_cert",
+        ),
+    ] {
+        let given = Given::new().file("etc/agent.conf", &format!("[agent]\n{line}\n"));
+        let file = given.dir.path().join("etc/agent.conf").display().to_string();
+        let (_, notices) = given.load().unwrap();
+        let expected = text.replace("FILE", &file);
+        assert!(warnings(&notices).contains(&expected.as_str()), "{notices:?}");
+    }
+}
+
+#[test]
+fn copies_among_the_further_files_are_warned_about() {
+    let given = Given::new()
+        .file("etc/agent.conf", "")
+        .file("etc/agent.conf.d/10-a.conf", "")
+        .file("etc/agent.conf.d/10-a.conf~", "[agent]\nport = 1")
+        .file("etc/agent.conf.d/10-a.conf.rpmsave", "");
+    let folder = given.dir.path().join("etc/agent.conf.d");
+    let text = |name: &str| {
+        let path = folder.join(name);
+        let rest = "counts, although its name does not end in .conf: move it away if it is an old copy";
+        format!("{} {rest}", path.display())
+    };
+    let (config, notices) = given.load().unwrap();
+    assert_eq!(config.listen.1, 1);
+    assert_eq!(warnings(&notices), [text("10-a.conf.rpmsave"), text("10-a.conf~"), PLAIN_HTTP.to_owned()]);
+    let files: Vec<_> = config.origins.files().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(files, ["agent.conf", "10-a.conf", "10-a.conf.rpmsave", "10-a.conf~"]);
+}
+
+#[test]
+fn lists_are_shown_as_the_stock_agent_takes_them() {
+    for (line, shown) in [
+        ("trusted_client_ca = ['/a.crt', '/b.crt']", "trusted_client_ca = \"/a.crt, /b.crt\" "),
+        ("trusted_client_ca = ['/a b.crt', '/c.crt']", "trusted_client_ca = [\"/a b.crt\",\"/c.crt\"] "),
+        ("api_versions = ['2.1', '2.5']", "api_versions = \"2.1, 2.5\" "),
+        ("revocation_actions = []", "revocation_actions = \"\" "),
+        ("unix_socket_allowed_users = ['a', 0]", "unix_socket_allowed_users = \"a, 0\" "),
+    ] {
+        let given = Given::new().file("etc/agent.conf", &format!("[agent]\n{line}\n"));
+        let text = given.inspect().unwrap().to_string();
+        assert!(text.contains(&format!("\n{shown}")), "{text}");
+    }
 }
 
 #[test]
@@ -304,6 +374,7 @@ fn each_bad_value_has_its_text() {
             "tpm_hash_alg = \"sm3_256\"",
             "hash algorithm sm3_256 is not supported here: use sha1, sha256, sha384 or sha512",
         ),
+        ("tpm_hash_alg = \"sha-256\"", "expected 'sha1', 'sha256', 'sha384' or 'sha512', found 'sha-256'"),
         (
             "tpm_encryption_alg = \"rsa1024\"",
             "TPM key type rsa1024 is not supported: use one of rsa2048, rsa3072, rsa4096, ecc256, ecc384, ecc521",

@@ -51,7 +51,7 @@ struct Descriptor {
 impl Descriptors {
     /// Opens the list, or says in the log why there is none.
     pub(crate) fn open(log: &LogFile) -> Option<Self> {
-        let file = super::open(log, "IMA measurement list")?;
+        let file = super::open(log, "IMA measurement list", "runtime policies cannot be checked on this host")?;
         let is_kernels = fstatfs(&file).is_ok_and(|found| found.filesystem_type() == SECURITYFS_MAGIC);
         let more = if is_kernels { DESCRIPTORS - 1 } else { 0 };
         // What was opened once can be opened again; with fewer it only takes longer.

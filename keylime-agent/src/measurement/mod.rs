@@ -11,8 +11,8 @@ use std::io;
 
 use crate::config::LogFile;
 
-/// Opens a log, or says in the log why there is none; a host without it is attested without it.
-pub(crate) fn open(log: &LogFile, name: &str) -> Option<File> {
+/// Opens a log, or says in the log why there is none, and what that means; a host without it is attested without it.
+pub(crate) fn open(log: &LogFile, name: &str, consequence: &str) -> Option<File> {
     let path = log.path.display();
     if log.is_override {
         tracing::warn!("{name} location override: {path}");
@@ -20,11 +20,11 @@ pub(crate) fn open(log: &LogFile, name: &str) -> Option<File> {
     match File::open(&log.path) {
         Ok(file) => Some(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!("{name} not available: {path}");
+            tracing::warn!("{name} not available: {path}: {consequence}");
             None
         }
         Err(error) => {
-            tracing::warn!("{name} not accessible: {path}: {error}");
+            tracing::warn!("{name} not accessible: {path}: {error}: {consequence}");
             None
         }
     }

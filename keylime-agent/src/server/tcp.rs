@@ -30,8 +30,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum TcpError {
     #[error("cannot look up the address to listen on (option 'ip'), {host}: {source}")]
     Lookup { host: String, source: io::Error },
-    #[error("cannot listen on {address} (options 'ip' and 'port'): {source}")]
-    Listen { address: String, source: io::Error },
+    #[error("cannot listen on {address} (options 'ip' and 'port'): {source}{}", remedy(source, address.port()))]
+    Listen { address: SocketAddr, source: io::Error },
 }
 
 /// A socket that has its address but refuses connections until [`Bound::listen`]. Taking the address first shows, before
@@ -78,7 +78,19 @@ async fn lookup(name: &str, port: u16) -> Result<SocketAddr, TcpError> {
 }
 
 fn listen_error(address: SocketAddr, source: io::Error) -> TcpError {
-    TcpError::Listen { address: address.to_string(), source }
+    TcpError::Listen { address, source }
+}
+
+fn remedy(source: &io::Error, port: u16) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => format!(": `ss -ltnp 'sport = :{port}'` shows which program listens there"),
+        io::ErrorKind::PermissionDenied => {
+            ": ports below 1024 take CAP_NET_BIND_SERVICE, which the change to 'run_as' gives up: choose another port"
+                .to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => ": no network interface of this host has that address".to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// A listening socket.
