@@ -7,7 +7,6 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::agent_data::AgentDataError;
-use crate::config::Named;
 use crate::device_identity::DeviceIdentityError;
 use crate::identity::IdentityError;
 use crate::lock::LockError;
@@ -78,11 +77,11 @@ impl Error for StartError {}
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cause {
     #[error("{option}: {source}")]
-    Privileges { option: Named, source: PrivilegeError },
+    Privileges { option: Box<str>, source: PrivilegeError },
     #[error("{option}: {source}")]
-    AllowedUsers { option: Named, source: PrivilegeError },
+    AllowedUsers { option: Box<str>, source: PrivilegeError },
     #[error("{option}: {source}")]
-    Identity { option: Named, source: IdentityError },
+    Identity { option: Box<str>, source: IdentityError },
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -104,24 +103,24 @@ pub(crate) enum Cause {
     #[error("the agent id cannot be used: {0}")]
     AgentId(#[from] keylime_api::InvalidAgentId),
     #[error("Failed to load or generate payload key from {}: {source}{hint}", path.display())]
-    PayloadKey { path: PathBuf, source: PayloadKeyError, hint: String },
+    PayloadKey { path: PathBuf, source: Box<PayloadKeyError>, hint: Box<str> },
     #[error(transparent)]
     ServerCertificate(#[from] ServerCertificateError),
     #[error("Trusted client CA certificate list is empty: could not load any certificate ({option})")]
-    NoClientCa { option: Named },
+    NoClientCa { option: Box<str> },
     #[error("{option}: {source}{hint}")]
-    File { option: Named, source: tls::TlsError, hint: String },
+    File { option: Box<str>, source: Box<tls::TlsError>, hint: Box<str> },
     #[error(
         "{option}: there is no {}, but there is the certificate in {}: restore its key, or move the \
          certificate away to have both made anew",
         key.display(),
         certificate.display()
     )]
-    ServerKeyGone { option: Named, key: PathBuf, certificate: PathBuf },
+    ServerKeyGone { option: Box<str>, key: PathBuf, certificate: PathBuf },
     #[error("the folder {} ({option}) does not exist: create it, owned by the user of run_as", folder.display())]
-    NoFolder { option: Named, folder: PathBuf },
+    NoFolder { option: Box<str>, folder: PathBuf },
     #[error("the user {user} cannot {verb} the folder {} ({option}): {reason}", folder.display())]
-    Folder { option: Named, verb: &'static str, folder: PathBuf, user: String, reason: String },
+    Folder { option: Box<str>, verb: &'static str, folder: PathBuf, user: Box<str>, reason: Box<str> },
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     #[error(transparent)]

@@ -56,8 +56,9 @@ pub(crate) fn check(config: &Config) -> Findings {
 
 impl Findings {
     fn file(&mut self, config: &Config, option: &'static str, source: TlsError) {
-        let hint = whose(&source);
-        self.problems.push(Cause::File { option: config.origins.option(option), source, hint });
+        let hint = whose(&source).into();
+        let (option, source) = (config.origins.option(option), Box::new(source));
+        self.problems.push(Cause::File { option, source, hint });
     }
 
     /// Whether the file is not one of those that are out of reach together.
@@ -187,7 +188,7 @@ impl Findings {
                     PayloadKeyError::File(error) => whose(error),
                     _ => String::new(),
                 };
-                self.problems.push(Cause::PayloadKey { path, source, hint });
+                self.problems.push(Cause::PayloadKey { path, source: Box::new(source), hint: hint.into() });
             }
             Ok(()) => {}
         }
@@ -295,7 +296,8 @@ impl Findings {
             None => io::Error::from(error).to_string(),
         };
         let (option, folder) = (config.origins.option(option), folder.to_owned());
-        self.problems.push(Cause::Folder { option, verb, folder, user: access::user(), reason });
+        let (user, reason) = (access::user().into(), reason.into());
+        self.problems.push(Cause::Folder { option, verb, folder, user, reason });
     }
 
     /// Who can change these decides whom the agent trusts and what it runs.

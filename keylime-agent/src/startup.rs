@@ -218,7 +218,8 @@ impl Start<'_> {
     fn payload_key(&self) -> Result<PayloadKey, Cause> {
         let file = &self.config.payload_key;
         let loaded = PayloadKey::load_or_create(file, &self.config.server_key);
-        let problem = |source| Cause::PayloadKey { path: file.path.clone(), source, hint: String::new() };
+        let problem =
+            |source| Cause::PayloadKey { path: file.path.clone(), source: Box::new(source), hint: Box::default() };
         let (key, origin) = loaded.map_err(problem)?;
         let path = file.path.display();
         match origin {

@@ -27,7 +27,6 @@ use tpm_wire::hash::{HashAlgorithm, KeyAlgorithm, SignatureScheme};
 
 pub use device_identity::DeviceIdentity;
 pub use effective::{Effective, Shown};
-pub(crate) use origins::Named;
 pub use origins::Origins;
 pub use payload::{Payload, Revocation};
 pub use sources::Sources;

@@ -27,9 +27,12 @@ impl Origins {
         self.files.iter().map(PathBuf::as_path)
     }
 
-    /// An option as messages name it.
-    pub(crate) fn option(&self, name: &'static str) -> Named {
-        Named { name, source: self.sources.get(name).cloned() }
+    /// An option as messages name it, with the file or variable that it is set in; without one it has its default.
+    pub(crate) fn option(&self, name: &'static str) -> Box<str> {
+        match self.sources.get(name) {
+            Some(source) => format!("option '{name}' ({source})").into(),
+            None => format!("option '{name}'").into(),
+        }
     }
 }
 
@@ -37,22 +40,5 @@ impl fmt::Debug for Origins {
     /// Nothing of it is a setting.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Origins").finish_non_exhaustive()
-    }
-}
-
-/// An option, with the file or variable that it is set in; without one it has its default.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) name: &'static str,
-    source: Option<Source>,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "option '{}'", self.name)?;
-        match &self.source {
-            Some(source) => write!(f, " ({source})"),
-            None => Ok(()),
-        }
     }
 }
