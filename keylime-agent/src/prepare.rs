@@ -11,7 +11,7 @@ use crate::lock::Lock;
 use crate::measurement::ima::Descriptors;
 use crate::payload::store::{self, Store};
 use crate::privileges::{self, Account, PrivilegeError};
-use crate::{access, identity, measurement, preflight};
+use crate::{access, identity, measurement, preflight, program};
 
 /// What the preparation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,7 @@ pub(crate) fn prepare(config: &Config, purpose: Purpose) -> Result<Prepared, Sta
             }
             if let Some((account, run_as)) = &target {
                 privileges::drop_to(account, run_as).map_err(|source| privilege_problem(config, source))?;
+                program::changed_to(account.user_id());
                 tracing::info!("Running the service as {run_as}...");
             }
         }

@@ -2,13 +2,16 @@
 //! Runs the programs of a payload: its script and revocation actions. Directly, not through a shell, within a time, and
 //! without the agent's own settings, which may hold passwords.
 
-use std::io;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, User};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
@@ -16,6 +19,8 @@ use tokio::process::{Child, Command};
 const OURS: &str = "KEYLIME_AGENT_";
 /// What is kept of each output stream, from its beginning.
 const KEPT_OUTPUT: usize = 8 << 10;
+/// What the kernel reads of a script's first line, in bytes.
+const MAX_FIRST_LINE: u64 = 256;
 /// How long the rest of the output is waited for once the program has ended; what it has left running may hold it open.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// A file that was just written may be open still in a process that is being started.
@@ -26,12 +31,41 @@ const BUSY: (u32, Duration) = (10, Duration::from_millis(20));
 pub(crate) enum ProgramError {
     #[error("cannot be started: {0}")]
     Start(#[source] io::Error),
+    #[error("cannot be started: its interpreter {0:?} (first line) does not exist")]
+    Interpreter(PathBuf),
     #[error("did not end within {} s and was killed with all that it had started", .0.as_secs())]
     TimeOut(Duration),
     #[error("cannot be waited for: {0}")]
     Wait(#[source] io::Error),
     #[error("ended with {0}")]
     Status(ExitStatus),
+}
+
+impl ProgramError {
+    /// To be added to the message: the option that limits the time, if that was over.
+    pub(crate) fn limit_of(&self, option: &str) -> String {
+        match self {
+            Self::TimeOut(_) => format!(" (option '{option}')"),
+            _ => String::new(),
+        }
+    }
+}
+
+/// The user that root has changed to, if it has an entry in the user database; unset if nothing was changed.
+static CHANGED_TO: OnceLock<Option<User>> = OnceLock::new();
+
+/// Has programs find the variables of this user, and not those of root. To be called once, after the change.
+pub(crate) fn changed_to(user: u32) {
+    // Without an entry, or if it cannot be read, root's variables are taken away all the same.
+    let _ = CHANGED_TO.set(User::from_uid(Uid::from_raw(user)).ok().flatten());
+}
+
+/// Sets what login(1) sets for a user that has an entry, and removes it for one that has none.
+fn set_user(command: &mut Command, user: Option<&User>) {
+    match user {
+        Some(user) => command.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name),
+        None => command.env_remove("HOME").env_remove("USER").env_remove("LOGNAME"),
+    };
 }
 
 /// What a program has written; at most 8 KiB of each stream.
@@ -52,7 +86,7 @@ pub(crate) async fn run(
     let mut output = Output::default();
     let mut child = match start(program, argument, folder).await {
         Ok(child) => child,
-        Err(error) => return (output, Err(ProgramError::Start(error))),
+        Err(error) => return (output, Err(not_started(error, program, folder))),
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -89,6 +123,26 @@ pub(crate) async fn run(
     (output, result)
 }
 
+/// The kernel says the same whether the program or its interpreter is missing.
+fn not_started(error: io::Error, program: &Path, folder: &Path) -> ProgramError {
+    if error.kind() == io::ErrorKind::NotFound
+        && let Some(interpreter) = interpreter(program)
+        && !folder.join(&interpreter).exists()
+    {
+        return ProgramError::Interpreter(interpreter);
+    }
+    ProgramError::Start(error)
+}
+
+/// What the first line of a script names after "#!" (execve(2)).
+pub(crate) fn interpreter(script: &Path) -> Option<PathBuf> {
+    let mut start = Vec::new();
+    std::fs::File::open(script).ok()?.take(MAX_FIRST_LINE).read_to_end(&mut start).ok()?;
+    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let mut words = line.split(|byte| b" \t".contains(byte)).filter(|word| !word.is_empty());
+    words.next().map(|word| PathBuf::from(OsStr::from_bytes(word)))
+}
+
 async fn start(program: &Path, argument: Option<&Path>, folder: &Path) -> io::Result<Child> {
     let (tries, pause) = BUSY;
     let mut through_shell = false;
@@ -108,6 +162,9 @@ async fn start(program: &Path, argument: Option<&Path>, folder: &Path) -> io::Re
         }
         if let Some(name) = tpm::tcti::own_variable() {
             command.env_remove(name);
+        }
+        if let Some(user) = CHANGED_TO.get() {
+            set_user(&mut command, user.as_ref());
         }
         match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && busy < tries => {
@@ -158,10 +215,8 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, kept: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::path::PathBuf;
-
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     struct Lab(tempfile::TempDir);
 
@@ -188,12 +243,39 @@ mod tests {
             ("#!/bin/sh\necho \"$1\"; echo err >&2", "$HOME\n", "err\n", Ok(())),
             ("echo no first line; exit 3", "no first line\n", "", Err("ended with exit status: 3")),
             ("#!/bin/sh\nkill -9 $$", "", "", Err("ended with signal: 9 (SIGKILL)")),
-            ("#!/no/such/interpreter\n", "", "", Err("cannot be started: No such file or directory (os error 2)")),
+            (
+                "#! /no/such/python -u\n",
+                "",
+                "",
+                Err("cannot be started: its interpreter \"/no/such/python\" (first line) does not exist"),
+            ),
+            (
+                "#!/bin/sh\r\nexit\r\n",
+                "",
+                "",
+                Err("cannot be started: its interpreter \"/bin/sh\\r\" (first line) does not exist"),
+            ),
         ] {
             let (lab, path) = Lab::script(text);
             let (output, ended) = lab.run(&path, LONG).await;
             assert_eq!((output.stdout.as_str(), output.stderr.as_str()), (stdout, stderr), "{text}");
             assert_eq!(ended, result.map_err(str::to_owned));
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_missing_program_and_the_user_of_one() {
+        let missing = Path::new("/no/such/program");
+        let (_, ended) = run(missing, None, Path::new("/"), LONG).await;
+        assert_eq!(ended.unwrap_err().to_string(), "cannot be started: No such file or directory (os error 2)");
+        let nobody = User::from_uid(Uid::from_raw(65534)).unwrap().unwrap();
+        let home = nobody.dir.display();
+        let known = format!("{home} {name} {name}\n", name = nobody.name);
+        for (user, said) in [(Some(&nobody), known.as_str()), (None, "none none none\n")] {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo ${HOME-none} ${USER-none} ${LOGNAME-none}"]);
+            set_user(command.envs([("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")]), user);
+            assert_eq!(String::from_utf8(command.output().await.unwrap().stdout).unwrap(), said);
         }
     }
 

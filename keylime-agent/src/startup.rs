@@ -174,7 +174,7 @@ impl Start<'_> {
         let device_identity = self.device_identity(&id).await?;
         let registration = Registration { device_identity, ..self.registration(&ek, &ak, mtls_cert) };
         let node_key_digest = config.tpm.hash.digest(payload_key.public_pem().as_bytes()).map_err(Cause::Hash)?;
-        let (payloads, deployer) = Deployer::new(config.payload.clone(), self.place.clone());
+        let (payloads, deployer) = Deployer::new(config.payload.clone(), config.revocation.clone(), self.place.clone());
         let (revocations, revoker) =
             Revoker::new(config.revocation.clone(), config.keylime_dir.clone(), self.place.clone());
         let agent = Agent {

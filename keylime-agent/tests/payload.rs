@@ -39,7 +39,8 @@ fn a_payload_script_runs_as_the_user_of_run_as() {
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut agent = lab.agent(&KeylimeAgentOptions { binary, ..options });
     let payload = folder.path().join("payload.zip");
-    let script = "#!/bin/sh\nid -u > result\nenv | grep -c -e KEYLIME_AGENT_ -e TSS2_LOG >> result; exit 0\n";
+    let script = "#!/bin/sh\nid -u > result\nenv | grep -c -e KEYLIME_AGENT_ -e TSS2_LOG >> result\n\
+                  [ \"$USER $LOGNAME\" = \"nobody nobody\" ] && [ \"$HOME\" = ~nobody ] && echo own >> result\n";
     zip(
         &payload,
         &[("autorun.sh", script), ("data", "data"), ("action_list", "local_action_x"), ("local_action_x", "")],
@@ -70,7 +71,7 @@ fn a_payload_script_runs_as_the_user_of_run_as() {
     }
     let unzipped = seen(&mut agent, &secure).join("unzipped");
     let read = |name: &str| std::fs::read_to_string(unzipped.join(name)).unwrap();
-    assert_eq!((read("result").as_str(), read("data").as_str()), ("65534\n0\n", "data"));
+    assert_eq!((read("result").as_str(), read("data").as_str()), ("65534\n0\nown\n", "data"));
     for (name, mode) in [("..", 0o700), ("", 0o700), ("derived_tci_key", 0o600), ("data", 0o600)] {
         let found = std::fs::metadata(unzipped.join(name)).unwrap();
         assert_eq!((found.uid(), found.permissions().mode() & 0o7777), (65534, mode), "{name}");

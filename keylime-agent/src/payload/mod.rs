@@ -16,8 +16,9 @@ use nix::sys::statfs::statfs;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 
 use crate::bootstrap_key::SymmetricKey;
-use crate::config::Payload;
+use crate::config::{Payload, Revocation};
 use crate::program::{self, ProgramError};
+use crate::revocation;
 use archive::{Archive, ArchiveError};
 use store::Store;
 
@@ -39,28 +40,34 @@ pub(crate) enum PayloadError {
     NoStore(String),
     #[error(transparent)]
     Decrypt(#[from] cipher::DecryptError),
-    #[error("cannot write {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot write {}: {source}{}", path.display(), advice(source, path))]
     Write { path: PathBuf, source: io::Error },
     #[error(
         "the payload takes {} KiB, and {} has {} KiB without the payload before{}",
-        needed.div_ceil(1 << 10), folder.display(), room >> 10, advice(&io::ErrorKind::StorageFull.into())
+        needed.div_ceil(1 << 10), folder.display(), room >> 10, advice(&io::ErrorKind::StorageFull.into(), folder)
     )]
     TooLarge { needed: u64, room: u64, folder: PathBuf },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    #[error("the script {} {source}", path.display())]
+    #[error("{0}; the payload before stays")]
+    Kept(#[source] Box<PayloadError>),
+    #[error("the script {} {source}{}", path.display(), source.limit_of("payload_script_timeout"))]
     Script { path: PathBuf, source: ProgramError },
     #[error("the thread that unpacks it has ended after an error in this program")]
     Thread,
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull => {
-            ": the payload needs a larger option 'secure_size', and a new mount of the folder"
-        }
-        _ => "",
+/// What to do about an error at a path of the tmpfs.
+fn advice(error: &io::Error, path: &Path) -> String {
+    if error.kind() != io::ErrorKind::StorageFull {
+        return String::new();
     }
+    let mount = path.ancestors().find(|path| path.ends_with("secure")).unwrap_or(path);
+    format!(
+        ": the payload needs a larger option 'secure_size', and a new mount of the folder: stop the agent, 'umount {}', start \
+         the agent, and send the payload again",
+        mount.display()
+    )
 }
 
 /// Where payloads are put, shared by all that read or write there.
@@ -93,12 +100,18 @@ impl Place {
 
     /// Says what a kill in the middle of a deployment has left.
     pub(crate) fn warn_of_unfinished(&self) {
-        if let Ok(folder) = self.unzipped()
-            && unfinished(&folder).exists()
-        {
+        let Ok(folder) = self.unzipped() else { return };
+        if unfinished(&folder).exists() {
             tracing::warn!(
                 "The payload that was being unpacked when the agent ended is incomplete, and is not used: send it again, with \
                  'keylime_tenant -c update'"
+            );
+        }
+        if running(&folder).exists() {
+            tracing::warn!(
+                "The script of the payload in {} had not ended when the agent did, so a part of its work may be missing: send \
+                 the payload again, with 'keylime_tenant -c update'",
+                folder.display()
             );
         }
     }
@@ -107,15 +120,18 @@ impl Place {
 /// What deploys payloads, one after the other.
 pub(crate) struct Deployer {
     options: Payload,
+    revocation: Revocation,
     place: Place,
     deliveries: mpsc::Receiver<Delivery>,
+    /// The script that runs.
+    script: Option<PathBuf>,
 }
 
 impl Deployer {
     /// The deployer and what hands it deliveries.
-    pub(crate) fn new(options: Payload, place: Place) -> (mpsc::Sender<Delivery>, Self) {
+    pub(crate) fn new(options: Payload, revocation: Revocation, place: Place) -> (mpsc::Sender<Delivery>, Self) {
         let (sender, deliveries) = mpsc::channel(QUEUE);
-        (sender, Self { options, place, deliveries })
+        (sender, Self { options, revocation, place, deliveries, script: None })
     }
 
     /// Deploys what comes, without end. When this is dropped, a running script is killed; files stay where they are, for the
@@ -130,16 +146,22 @@ impl Deployer {
         std::future::pending().await
     }
 
-    async fn deploy(&self, delivery: Delivery) -> Result<(), PayloadError> {
+    async fn deploy(&mut self, delivery: Delivery) -> Result<(), PayloadError> {
         let folder = self.place.unzipped().map_err(PayloadError::NoStore)?;
         {
             let _files = self.place.files().await;
-            let (options, folder) = (self.options.clone(), folder.clone());
-            let unpacked = tokio::task::spawn_blocking(move || unpack(&options, delivery, &folder));
+            let (options, revocation, folder) = (self.options.clone(), self.revocation.clone(), folder.clone());
+            let unpacked = tokio::task::spawn_blocking(move || {
+                unpack(&options, delivery, &folder).map_err(|error| match folder.exists() {
+                    true => PayloadError::Kept(Box::new(error)),
+                    false => error,
+                })?;
+                prepare_actions(&revocation, &folder)
+            });
             unpacked.await.map_err(|_| PayloadError::Thread)??;
         }
-        match &self.options.script {
-            Some(script) => self.run_script(script, &folder).await,
+        match self.options.script.clone() {
+            Some(script) => self.run_script(&script, &folder).await,
             None => {
                 tracing::info!("No payload script specified, skipping");
                 Ok(())
@@ -147,7 +169,7 @@ impl Deployer {
         }
     }
 
-    async fn run_script(&self, name: &str, folder: &Path) -> Result<(), PayloadError> {
+    async fn run_script(&mut self, name: &str, folder: &Path) -> Result<(), PayloadError> {
         tracing::info!("Payload init script indicated: {name}");
         let path = folder.join(name);
         if !path.is_file() {
@@ -157,7 +179,14 @@ impl Deployer {
         make_executable(&path)?;
         tracing::info!("Running script: {}", path.display());
         tracing::info!("Executing payload script: {}", path.display());
+        let mark = running(folder);
+        if let Err(error) = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&mark) {
+            tracing::debug!("cannot write {}: {error}", mark.display());
+        }
+        self.script = Some(path.clone());
         let (output, result) = program::run(&path, None, folder, self.options.script_timeout).await;
+        self.script = None;
+        let _ = std::fs::remove_file(&mark);
         for line in output.stdout.lines() {
             tracing::debug!("Script stdout: {line}");
         }
@@ -175,6 +204,19 @@ impl Deployer {
                 }
                 Err(PayloadError::Script { path, source })
             }
+        }
+    }
+}
+
+impl Drop for Deployer {
+    /// The tenant has been told that it was taken.
+    fn drop(&mut self) {
+        if let Some(path) = &self.script {
+            tracing::warn!(
+                "The payload script {} is killed, as the agent ends, so a part of its work may be missing: send the payload \
+                 again, with 'keylime_tenant -c update'",
+                path.display()
+            );
         }
     }
 }
@@ -197,6 +239,7 @@ fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), Pa
         let _ = remove(&new);
     })?;
     remove(folder)?;
+    let _ = std::fs::remove_file(running(folder));
     std::fs::rename(&new, folder).map_err(failed(folder))?;
     tracing::info!("Wrote payload decryption key to {}", folder.join(&options.key_name).display());
     tracing::info!("Wrote decrypted payload to {}", folder.join(&options.text_name).display());
@@ -205,6 +248,11 @@ fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), Pa
     } else if options.extract_zip {
         tracing::info!("The payload is no zip archive: it stays as it is");
     }
+    Ok(())
+}
+
+/// Makes the actions that a new payload lists executable, and says which of them cannot be run at a revocation.
+fn prepare_actions(revocation: &Revocation, folder: &Path) -> Result<(), PayloadError> {
     let listed = listed_actions(folder).unwrap_or_else(|error| {
         tracing::warn!("cannot read {}: {error}", folder.join(ACTION_LIST).display());
         None
@@ -215,6 +263,9 @@ fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), Pa
             make_executable(&path)?;
             tracing::info!("Permission set for action: {}", path.display());
         }
+        if let Err(error) = revocation::locate(revocation, &name, Some(folder)) {
+            tracing::warn!("The payload's action_list: {error}");
+        }
     }
     Ok(())
 }
@@ -222,6 +273,11 @@ fn unpack(options: &Payload, delivery: Delivery, folder: &Path) -> Result<(), Pa
 /// Where a payload is written before it gets its place.
 fn unfinished(folder: &Path) -> PathBuf {
     folder.with_extension("new")
+}
+
+/// There while the payload's script runs, and from then on if it is stopped with the agent.
+fn running(folder: &Path) -> PathBuf {
+    folder.with_extension("running")
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> PayloadError + use<> {

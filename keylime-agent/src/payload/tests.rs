@@ -35,8 +35,20 @@ impl Lab {
     }
 
     async fn deliver(&self, delivery: Delivery, store: Store) -> Result<(), String> {
-        let (_, deployer) = Deployer::new(self.options.clone(), Place::new(store));
+        let (_, mut deployer) = self.deployer(store);
         deployer.deploy(delivery).await.map_err(|error| error.to_string())
+    }
+
+    fn deployer(&self, store: Store) -> (mpsc::Sender<Delivery>, Deployer) {
+        let revocation = Revocation {
+            certificate: PathBuf::new(),
+            actions: vec![],
+            actions_dir: self.dir.path().join("actions"),
+            allow_payload_actions: true,
+            action_timeout: Duration::from_secs(30),
+            publisher: None,
+        };
+        Deployer::new(self.options.clone(), revocation, Place::new(store))
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -99,24 +111,28 @@ async fn each_failure_has_its_text() {
     let slow = lab.zip(&[("autorun.sh", "#!/bin/sh\nexec sleep 1000\n")]);
     assert_eq!(
         lab.deploy(&slow).await.unwrap_err(),
-        format!("the script {script} did not end within 1 s and was killed with all that it had started")
+        format!(
+            "the script {script} did not end within 1 s and was killed with all that it had started (option \
+                 'payload_script_timeout')"
+        )
     );
     assert_eq!(
         lab.deploy(&lab.zip(&[("derived_tci_key", "")])).await.unwrap_err(),
-        "entry \"derived_tci_key\" of the zip archive comes twice, or stands in the way of another file of the payload"
+        "entry \"derived_tci_key\" of the zip archive comes twice, or stands in the way of another file of the payload; the \
+         payload before stays"
     );
     // What was there stays until there is something to replace it.
     lab.deploy(b"good").await.unwrap();
     assert_eq!(
         lab.deploy(b"PK\x03\x04damaged").await.unwrap_err(),
-        "the zip archive is damaged: it ends inside its end record"
+        "the zip archive is damaged: it ends inside its end record; the payload before stays"
     );
     let mut changed = lab.zip(&[("first", "first"), ("last", "content of the last one")]);
     let at = changed.windows(4).position(|bytes| bytes == b"cont").unwrap();
     changed[at] ^= 1;
     assert_eq!(
         lab.deploy(&changed).await.unwrap_err(),
-        "entry \"last\" of the zip archive is damaged: its checksum is wrong"
+        "entry \"last\" of the zip archive is damaged: its checksum is wrong; the payload before stays"
     );
     assert_eq!(lab.read("decrypted_payload"), b"good");
     assert!(!lab.unzipped().with_extension("new").exists());
@@ -124,7 +140,8 @@ async fn each_failure_has_its_text() {
     let wrong = Delivery { key: key(&[4; 32]), payload: encrypt(&key(&[3; 32]), b"text") };
     assert_eq!(
         lab.deliver(wrong, store()).await.unwrap_err(),
-        "the payload cannot be decrypted: it was encrypted under another key, or changed on the way"
+        "the payload cannot be decrypted: it was encrypted under another key, or changed on the way; the payload \
+         before stays"
     );
     assert_eq!(lab.read("decrypted_payload"), b"good");
     let missing = Store::Missing("no place".to_owned());
@@ -171,8 +188,9 @@ fn the_one_before_gives_way_only_where_there_is_no_room_for_both() {
             assert_eq!(
                 deploy(&text).unwrap_err(),
                 format!(
-                    "the payload takes {needed} KiB, and {} has 256 KiB without the payload before: the payload needs a \
-                     larger option 'secure_size', and a new mount of the folder",
+                    "the payload takes {needed} KiB, and {0} has 256 KiB without the payload before: the payload needs a \
+                     larger option 'secure_size', and a new mount of the folder: stop the agent, 'umount {0}', start the \
+                     agent, and send the payload again; the payload before stays",
                     secure.display()
                 )
             );
@@ -195,6 +213,77 @@ fn the_one_before_gives_way_only_where_there_is_no_room_for_both() {
             assert_eq!(runtime.block_on(lab.deliver(delivery, store())), Ok(()));
         }
     });
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_the_operator_has_to_see_to_is_told() {
+    let lab = Lab::new();
+    let folder = lab.dir.path().display();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = std::sync::Mutex::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).without_time().finish();
+    let subscriber = tracing::Dispatch::new(subscriber);
+    let _guard = tracing::dispatcher::set_default(&subscriber);
+    let warnings = || {
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        let lines = text.lines().filter_map(|line| line.split_once("WARN keylime_agent::payload: "));
+        lines.map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
+    };
+    let (listed, module) = ("x.py own own.py here nowhere", "def execute(event): pass\n");
+    let script = "#!/bin/sh\ntouch running\nexec sleep 1000\n";
+    let archive = lab.zip(&[("action_list", listed), ("own.py", module), ("here", ""), ("autorun.sh", script)]);
+    // In this thread, whose log is read.
+    let unzipped = lab.unzipped();
+    std::fs::create_dir(&unzipped).unwrap();
+    for (name, text) in [("action_list", listed), ("own.py", module), ("here", "")] {
+        std::fs::write(unzipped.join(name), text).unwrap();
+    }
+    let (_, deployer) = lab.deployer(Store::Missing(String::new()));
+    prepare_actions(&deployer.revocation, &unzipped).unwrap();
+    drop(deployer);
+    let missing = |name: &str| {
+        format!(
+            "The payload's action_list: revocation action '{name}' is not in {folder}/actions and not in the payload"
+        )
+    };
+    let python = |name: &str| {
+        format!(
+            "The payload's action_list: revocation action '{name}' is the Python module {folder}/unzipped/own.py, which this agent \
+         does not load: install a program named '{name}' that takes the message's file as its argument, such as a Python script \
+         with a #! line"
+        )
+    };
+    assert_eq!(warnings(), [missing("x.py"), python("own"), python("own.py"), missing("nowhere")]);
+
+    let store = || Store::Ready(lab.dir.path().to_owned());
+    let (deliveries, deployer) = lab.deployer(store());
+    let delivery = Delivery { key: key(&[3; 32]), payload: encrypt(&key(&[3; 32]), &archive) };
+    assert!(deliveries.send(delivery).await.is_ok());
+    let is_running = async {
+        while !lab.unzipped().join("running").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = deployer.run() => unreachable!("it has no end"),
+        () = is_running => {}
+    }
+    let advice = "send the payload again, with 'keylime_tenant -c update'";
+    let missing = "so a part of its work may be missing";
+    let killed =
+        format!("The payload script {folder}/unzipped/autorun.sh is killed, as the agent ends, {missing}: {advice}");
+    assert_eq!(warnings().split_off(4), [killed]);
+    // The next start says so, until another payload has come.
+    let place = Place::new(store());
+    place.warn_of_unfinished();
+    let not_ended = "had not ended when the agent did";
+    let left = format!("The script of the payload in {folder}/unzipped {not_ended}, {missing}: {advice}");
+    assert_eq!(warnings().split_off(5), [left]);
+    assert_eq!(lab.deploy(b"text").await, Ok(()));
+    place.warn_of_unfinished();
+    assert_eq!(lab.deploy(&lab.zip(&[("autorun.sh", "exit 0\n")])).await, Ok(()));
+    place.warn_of_unfinished();
+    assert_eq!(warnings().len(), 6);
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::payload::Place;
 /// Messages that wait for the one before, and the bytes they have together.
 const QUEUE: usize = 256;
 const QUEUE_BYTES: u32 = 4 << 20;
+/// Most characters of a message's field in the log.
+const MAX_FIELD: usize = 128;
 
 /// A message as it is sent.
 #[derive(Deserialize)]
@@ -36,7 +38,10 @@ pub(crate) struct Envelope {
 pub(super) enum EnvelopeError {
     #[error("revocation certificate: {0}")]
     Certificate(#[source] tls::TlsError),
-    #[error("the message is not signed: the verifier has no revocation key, or it is no message of a verifier")]
+    #[error(
+        "the message is not signed: the verifier has no revocation key, or it is no message of a verifier, or the failed \
+         host was enrolled without --cert"
+    )]
     NotSigned,
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -113,6 +118,7 @@ impl Inbox {
         signature::verify(certificate, envelope.msg.as_bytes(), &signature)?;
         let message: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(&envelope.msg).map_err(|_| EnvelopeError::NotAnObject)?;
+        tracing::info!("{}", summary(&message));
         Ok(Some(serde_json::Value::Object(message).to_string()))
     }
 
@@ -128,6 +134,15 @@ impl Inbox {
             TrySendError::Closed(_) => NotKept::Ending,
         })
     }
+}
+
+/// Which host has failed, and why (prepare_error in Keylime's cloud_verifier_common.py).
+pub(super) fn summary(message: &serde_json::Map<String, serde_json::Value>) -> String {
+    let field = |name: &str| match message.get(name).and_then(serde_json::Value::as_str) {
+        Some(text) => text.chars().take(MAX_FIELD).collect(),
+        None => format!("no {name}"),
+    };
+    format!("Revocation of {} ({}, {})", field("agent_id"), field("event_id"), field("ip"))
 }
 
 fn size(text: &str) -> u32 {

@@ -41,8 +41,10 @@ pub(crate) enum RevocationError {
     Mode(#[from] PayloadError),
     #[error("cannot write the message to {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("revocation action {name} {source}")]
+    #[error("revocation action {name} {source}{}", source.limit_of("revocation_action_timeout"))]
     Action { name: String, source: ProgramError },
+    #[error("{source}; not run after it: {skipped}")]
+    WithSkipped { source: Box<RevocationError>, skipped: String },
 }
 
 /// What acts upon messages, one after the other.
@@ -82,14 +84,22 @@ impl Revoker {
     }
 
     async fn process(&mut self, message: &str) -> Result<(), RevocationError> {
-        let programs = self.programs().await;
+        let mut programs = self.programs().await.into_iter();
         let file = self.message_file(message)?;
-        for (name, program) in programs {
-            let program = program?;
-            self.action = Some(name.clone());
-            let result = self.act(&name, &program, &file.0).await;
-            self.action = None;
-            result?;
+        while let Some((name, program)) = programs.next() {
+            let result = match program {
+                Ok(program) => {
+                    self.action = Some(name.clone());
+                    let result = self.act(&name, &program, &file.0).await;
+                    self.action = None;
+                    result
+                }
+                Err(error) => Err(error),
+            };
+            result.map_err(|error| match programs.by_ref().map(|(name, _)| name).collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => error,
+                skipped => RevocationError::WithSkipped { source: Box::new(error), skipped },
+            })?;
         }
         Ok(())
     }
@@ -98,7 +108,7 @@ impl Revoker {
     async fn programs(&self) -> Vec<(String, Result<PathBuf, RevocationError>)> {
         let _files = self.place.files().await;
         let unzipped = self.place.unzipped().ok();
-        let program = |name: &String| (name.clone(), self.locate(name, unzipped.as_deref()));
+        let program = |name: &String| (name.clone(), locate(&self.options, name, unzipped.as_deref()));
         let mut programs: Vec<_> = self.options.actions.iter().map(program).collect();
         let Some(folder) = &unzipped else { return programs };
         match listed_actions(folder) {
@@ -138,30 +148,35 @@ impl Revoker {
         }
         result.map_err(|source| RevocationError::Action { name: name.to_owned(), source })
     }
+}
 
-    /// The program of an action: the host's own comes before the payload's.
-    fn locate(&self, name: &str, unzipped: Option<&Path>) -> Result<PathBuf, RevocationError> {
-        if !is_plain_name(name) {
-            return Err(RevocationError::Name(name.to_owned()));
-        }
-        let folder = &self.options.actions_dir;
-        let unzipped = unzipped.filter(|_| self.options.allow_payload_actions);
-        let own = folder.join(name);
-        if own.is_file() {
-            return Ok(own);
-        }
-        if let Some(path) = unzipped.map(|unzipped| unzipped.join(name)).filter(|path| path.is_file()) {
-            make_executable(&path)?;
-            return Ok(path);
-        }
-        let module = format!("{name}.py");
-        let mut modules = [Some(folder.as_path()), unzipped].into_iter().flatten().map(|folder| folder.join(&module));
-        let name = name.to_owned();
-        Err(match modules.find(|path| path.is_file()) {
-            Some(path) => RevocationError::Python { name, path },
-            None => RevocationError::Missing { name, folder: folder.clone(), payload: unzipped.is_some() },
-        })
+/// The program of an action: the host's own comes before the payload's.
+pub(crate) fn locate(options: &Revocation, name: &str, unzipped: Option<&Path>) -> Result<PathBuf, RevocationError> {
+    if !is_plain_name(name) {
+        return Err(RevocationError::Name(name.to_owned()));
     }
+    let folder = &options.actions_dir;
+    let unzipped = unzipped.filter(|_| options.allow_payload_actions);
+    let own = folder.join(name);
+    let of_payload = || unzipped.map(|unzipped| unzipped.join(name)).filter(|path| path.is_file());
+    let found = if own.is_file() { Some((own, false)) } else { of_payload().map(|path| (path, true)) };
+    if let Some((path, is_of_payload)) = found {
+        // The shell would run a module that names no interpreter.
+        if name.ends_with(".py") && program::interpreter(&path).is_none() {
+            return Err(RevocationError::Python { name: name.to_owned(), path });
+        }
+        if is_of_payload {
+            make_executable(&path)?;
+        }
+        return Ok(path);
+    }
+    let module = format!("{name}.py");
+    let mut modules = [Some(folder.as_path()), unzipped].into_iter().flatten().map(|folder| folder.join(&module));
+    let name = name.to_owned();
+    Err(match modules.find(|path| path.is_file()) {
+        Some(path) => RevocationError::Python { name, path },
+        None => RevocationError::Missing { name, folder: folder.clone(), payload: unzipped.is_some() },
+    })
 }
 
 impl Drop for Revoker {

@@ -101,6 +101,22 @@ async fn actions_of_the_host_and_of_the_payload() {
     assert_eq!(left, 2, "secure and seen");
 }
 
+#[test]
+fn a_message_names_its_host() {
+    let long = format!(r#"{{"agent_id": "{}", "event_id": 1}}"#, "x".repeat(1000));
+    let cut = format!("Revocation of {} (no event_id, no ip)", "x".repeat(128));
+    for (message, text) in [
+        (
+            r#"{"agent_id": "d432", "event_id": "pcr_validation.invalid_pcr_23", "ip": "::1", "x": 0}"#,
+            "Revocation of d432 (pcr_validation.invalid_pcr_23, ::1)",
+        ),
+        ("{}", "Revocation of no agent_id (no event_id, no ip)"),
+        (&long, &cut),
+    ] {
+        assert_eq!(inbox::summary(&serde_json::from_str(message).unwrap()), text);
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn messages_that_do_not_count() {
     let mut lab = Lab::new();
@@ -114,7 +130,10 @@ async fn messages_that_do_not_count() {
         let text = match signature {
             // Which happens to be base64.
             Some("none") => "the signature is not by the key of the certificate",
-            _ => "the message is not signed: the verifier has no revocation key, or it is no message of a verifier",
+            _ => {
+                "the message is not signed: the verifier has no revocation key, or it is no message of a verifier, or the \
+                 failed host was enrolled without --cert"
+            }
         };
         assert_eq!(lab.fails(&envelope).await, text);
     }
@@ -147,10 +166,16 @@ async fn the_first_failure_is_the_last_action() {
     let actions = lab.path("actions");
     let actions = actions.display();
     for (list, text) in [
-        ("good bad good", "revocation action bad ended with exit status: 3".to_owned()),
+        (
+            "good bad good slow",
+            "revocation action bad ended with exit status: 3; not run after it: good, slow".to_owned(),
+        ),
+        ("nowhere good", format!("revocation action 'nowhere' is not in {actions}; not run after it: good")),
         (
             "slow",
-            "revocation action slow did not end within 1 s and was killed with all that it had started".to_owned(),
+            "revocation action slow did not end within 1 s and was killed with all that it had started (option \
+             'revocation_action_timeout')"
+                .to_owned(),
         ),
         ("plain", "revocation action plain cannot be started: Permission denied (os error 13)".to_owned()),
         ("../bad", "revocation action \"../bad\" is not the name of a file".to_owned()),
