@@ -165,7 +165,10 @@ pub(crate) fn shared(id: &AgentId) -> Option<String> {
     } else {
         return None;
     };
-    Some(format!("{id} {claim}, so hosts may be taken for one another: set uuid = \"hash_ek\""))
+    Some(format!(
+        "{id} {claim}, so hosts may be taken for one another: set uuid = \"hash_ek\"; the agent id is another then, and the \
+         host has to be added anew"
+    ))
 }
 
 fn product_uuid(path: &Path) -> Result<AgentId, IdentityError> {
@@ -292,7 +295,8 @@ mod tests {
 
     #[test]
     fn ids_that_others_have_too_are_warned_about() {
-        let rest = ", so hosts may be taken for one another: set uuid = \"hash_ek\"";
+        let rest = ", so hosts may be taken for one another: set uuid = \"hash_ek\"; the agent id is another then, and the \
+                    host has to be added anew";
         for id in SAMPLES {
             let text = shared(&id.parse().unwrap()).unwrap();
             let claim = "is a sample that every host with an unchanged configuration claims";

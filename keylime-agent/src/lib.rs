@@ -26,6 +26,7 @@ mod prepare;
 mod privileges;
 mod program;
 mod registration;
+mod renewal;
 mod revocation;
 mod routes;
 mod server;

@@ -145,6 +145,7 @@ impl Registrar<'_> {
             agent_data: self.agent_data,
         };
         let mut backoff = Backoff::new(self.retry);
+        let mut first = true;
         loop {
             let ready = tokio::select! {
                 ready = call.is_ready() => ready,
@@ -178,6 +179,10 @@ impl Registrar<'_> {
             let Some(delay) = backoff.next(failure.retry_after()) else {
                 return Err(RegistrationError::Exhausted(failure));
             };
+            if first {
+                tracing::warn!("The host is not registered yet: verifier and tenant cannot connect until it is");
+                first = false;
+            }
             tracing::info!("Trying to register again in {:.1} s", delay.as_secs_f32());
             let wait = async {
                 // A kill while waiting would leave it in a TPM without resource manager.

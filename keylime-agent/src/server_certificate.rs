@@ -55,6 +55,8 @@ pub(crate) enum ServerCertificateError {
 pub(crate) struct ServerCertificate {
     /// PEM of the leaf alone, with a line feed at the end: what the registrar stores, where 2,048 characters are the limit.
     pub(crate) leaf_pem: String,
+    /// The same as DER.
+    pub(crate) leaf: Vec<u8>,
     /// Whether it was made just now.
     pub(crate) created: bool,
 }
@@ -78,15 +80,15 @@ pub(crate) fn load_or_create(
     }
     if exists(certificate)? {
         let chain = tls::load_certificates(certificate, tls::FileKind::Certificate)?;
-        let leaf = chain.first().map(|leaf| pem::encode("CERTIFICATE", leaf));
-        return Ok(ServerCertificate { leaf_pem: leaf.unwrap_or_default(), created: false });
+        let leaf = chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default();
+        return Ok(ServerCertificate { leaf_pem: pem::encode("CERTIFICATE", &leaf), leaf, created: false });
     }
     let key = Zeroizing::new(tls::load_private_key(&key_file.path, password(key_file))?);
     let key = Zeroizing::new(key_pair(&key).map_err(make_error)?);
     let leaf = parameters(id, contact).and_then(|parameters| parameters.self_signed(&*key)).map_err(make_error)?;
     let pem = pem::encode("CERTIFICATE", leaf.der());
     files::replace(certificate, pem.as_bytes(), 0o644).map_err(write_error(certificate))?;
-    Ok(ServerCertificate { leaf_pem: pem, created: true })
+    Ok(ServerCertificate { leaf_pem: pem, leaf: leaf.der().to_vec(), created: true })
 }
 
 /// The key for rcgen, which takes PKCS#8 only.

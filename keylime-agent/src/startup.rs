@@ -27,6 +27,7 @@ use crate::payload_key::{Origin, PayloadKey};
 use crate::prepare::{Logs, Purpose, prepare};
 use crate::privileges;
 use crate::registration::{Outcome, Registrar};
+use crate::renewal::Renewal;
 use crate::revocation::{Revoker, Subscriber};
 use crate::server::{Bound, BoundUnix};
 use crate::turns::Turns;
@@ -130,6 +131,7 @@ struct Identity {
     agent: Agent,
     registration: Registration,
     tls: Option<TlsServer>,
+    renewal: Option<Renewal>,
     deployer: Deployer,
     revoker: Revoker,
 }
@@ -170,7 +172,7 @@ impl Start<'_> {
         let id = self.agent_id(&ek_hash)?;
         tracing::info!("Agent UUID: {id}");
         let payload_key = self.payload_key()?;
-        let (tls, mtls_cert) = self.server_tls(&id)?;
+        let (tls, mtls_cert, renewal) = self.server_tls(&id)?;
         let device_identity = self.device_identity(&id).await?;
         let registration = Registration { device_identity, ..self.registration(&ek, &ak, mtls_cert) };
         let node_key_digest = config.tpm.hash.digest(payload_key.public_pem().as_bytes()).map_err(Cause::Hash)?;
@@ -197,7 +199,7 @@ impl Start<'_> {
             bootstrap_keys: Default::default(),
             bodies: Agent::body_limit(),
         };
-        Ok(Identity { agent, registration, tls, deployer, revoker })
+        Ok(Identity { agent, registration, tls, renewal, deployer, revoker })
     }
 
     fn agent_id(&self, ek_hash: &str) -> Result<AgentId, Cause> {
@@ -234,10 +236,10 @@ impl Start<'_> {
     }
 
     /// Settings of the HTTPS server and the certificate that is registered.
-    fn server_tls(&self, id: &AgentId) -> Result<(Option<TlsServer>, MtlsCert), Cause> {
+    fn server_tls(&self, id: &AgentId) -> Result<(Option<TlsServer>, MtlsCert, Option<Renewal>), Cause> {
         let config = self.config;
         if config.client_cas.is_none() {
-            return Ok((None, MtlsCert::Disabled));
+            return Ok((None, MtlsCert::Disabled, None));
         }
         let certificate =
             server_certificate::load_or_create(&config.server_key, &config.server_cert, id, &config.contact.0)?;
@@ -251,7 +253,14 @@ impl Start<'_> {
             password.map(|text| Zeroizing::new(text.to_owned())),
             self.client_cas.clone(),
         );
-        Ok((Some(settings.build()?), MtlsCert::Pem(certificate.leaf_pem)))
+        let renewal = Renewal::new(&config.server_cert, &certificate.leaf);
+        // A random id is another one at each start.
+        if self.id != Choice::Generate
+            && let Some(warning) = renewal.as_ref().and_then(|renewal| renewal.other_id(id))
+        {
+            tracing::warn!("{warning}");
+        }
+        Ok((Some(settings.build()?), MtlsCert::Pem(certificate.leaf_pem), renewal))
     }
 
     fn registration(&self, ek: &EkInfo, ak: &AkInfo, mtls_cert: MtlsCert) -> Registration {
@@ -333,12 +342,19 @@ impl Start<'_> {
                 None => std::future::pending().await,
             }
         };
+        let renewal = async {
+            match &identity.renewal {
+                Some(renewal) => renewal.watch().await,
+                None => std::future::pending().await,
+            }
+        };
         let result = tokio::select! {
             () = listener.serve(&routes, identity.tls, &drain) => Ok(()),
             () = serve_unix => Ok(()),
             () = identity.deployer.run() => Ok(()),
             () = identity.revoker.run() => Ok(()),
             () = subscriber.run() => Ok(()),
+            () = renewal => Ok(()),
             () = self.tpm.ended() => Err(Cause::TpmThread),
             () = self.shutdown.wait() => Ok(()),
         };

@@ -54,6 +54,9 @@ fn the_registrar_takes_keys_of_each_template_and_of_handles() {
     let (code, log) = lab.failing_agent(&stored.env("KEYLIME_AGENT_IAK_PASSWORD", "wrong"));
     assert_eq!(code, Some(1));
     assert!(log.contains("> the TPM refuses the IAK's authorization value (Keylime option iak_password): "), "{log}");
+    let advice =
+        "; each start with a wrong one counts towards the TPM's lockout: stop the service before you correct it\n";
+    assert!(log.ends_with(advice), "{log}");
 
     // Attested like any other, and registered again after a restart.
     let id = uuid::Uuid::new_v4().hyphenated().to_string();
@@ -92,11 +95,14 @@ fn what_is_not_right_is_refused_here_or_by_the_registrar() {
     lab.tpm.device_key(DeviceKey::Iak, "ecc256", "sha256", "").unwrap();
     stranger.certify(&lab.tpm.scratch().join("key.pem"), &device.path("strange"), "PEM").unwrap();
     let refused = "> Failed to register agent: ";
-    let invalid = "Could not register agent with invalid data";
+    let invalid = "Could not register agent with invalid data: the registrar's log has the reason (option \
+                   'enable_iak_idevid' is on: it takes IAK and IDevID only with both certificates, and only if the tenant's \
+                   'tpm_cert_store' holds the CA that has issued them)\n";
     fails("unknown CA", device.options("strange", "good-idevid"), &[refused, invalid]);
     let without = device.named("good").env("KEYLIME_AGENT_IAK_CERT", "").env("KEYLIME_AGENT_IDEVID_CERT", "");
     fails("no certificates", without, &["> AK certified with IAK.\n", refused, invalid]);
     let off = device.named("good").env("KEYLIME_AGENT_ENABLE_IAK_IDEVID", "false");
+    let invalid = "Could not register agent with invalid data: the registrar's log has the reason\n";
     fails("off", off, &[refused, invalid]);
 }
 

@@ -181,6 +181,7 @@ fn what_a_host_is_called_that_has_no_name_is_warned_about() {
     let program = with_host_name(dir.path(), "localhost", "127.0.0.1 localhost\n");
     let log = check(&program, dir.path(), "uuid = \"hostname\"\nrun_as = \"\"");
     let warning = "> option 'uuid': localhost is what hosts report that have been given nothing of their own, so hosts \
-                   may be taken for one another: set uuid = \"hash_ek\"\n";
+                   may be taken for one another: set uuid = \"hash_ek\"; the agent id is another then, and the host has to be \
+                   added anew\n";
     assert!(log.contains(warning), "{log}");
 }

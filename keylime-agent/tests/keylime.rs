@@ -104,6 +104,37 @@ fn a_registrar_that_is_not_up_yet_is_waited_for() {
 }
 
 #[test]
+fn what_is_not_the_registrar_is_told_so() {
+    let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
+    // A verifier's refusal is no reason to delete a record.
+    let verifier = lab.servers.verifier_port.to_string();
+    let (code, log) = lab.failing_agent(&options().env("KEYLIME_AGENT_REGISTRAR_TLS_PORT", &verifier));
+    let message = format!(
+        "> Failed to register agent: Registration forbidden - Forbidden: Action create_agent requires admin authentication \
+         (mTLS certificate): is https://127.0.0.1:{verifier} the registrar (option 'registrar_tls_port', usually 8891), and \
+         not the verifier?\n"
+    );
+    assert!(code == Some(1) && log.ends_with(&message), "{log}");
+    // Plain HTTP to a TLS port.
+    let tls = lab.servers.registrar_tls_port.to_string();
+    let plain = KeylimeAgentOptions { registrar_tls: false, ..options() }
+        .env("KEYLIME_AGENT_REGISTRAR_PORT", &tls)
+        .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_MAX_RETRIES", "1")
+        .env("KEYLIME_AGENT_EXPONENTIAL_BACKOFF_INITIAL_DELAY", "10");
+    let (code, log) = lab.failing_agent(&plain);
+    let begin =
+        format!("the connection to the Keylime registrar at http://127.0.0.1:{tls} broke during GET /version: ");
+    for line in [
+        format!("> Network error: {begin}"),
+        "> The host is not registered yet: verifier and tenant cannot connect until it is\n".to_owned(),
+        format!("> Failed to register agent after retrying: {begin}"),
+    ] {
+        assert_eq!((code, log.contains(&line)), (Some(1), true), "{line}: {log}");
+    }
+    assert_eq!(log.matches("does that port speak TLS?\n").count(), 3, "{log}");
+}
+
+#[test]
 fn a_known_id_with_another_ak_is_refused_at_once() {
     let Some(lab) = Lab::start(KeylimeOptions::default()) else { return };
     let mut agent = lab.agent(&options());

@@ -157,7 +157,8 @@ const PLAIN_HTTP: &str = "option 'registrar_tls_enabled' (FILE) is false: the re
                           anyone on the way can read and change it: set it to true, with registrar_tls_port (8891) and \
                           registrar_tls_ca_cert";
 const SAMPLE: &str = "option 'uuid' (FILE): d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
-                      configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\"";
+                      configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\"; the agent \
+                      id is another then, and the host has to be added anew";
 
 /// The shipped file, without its comments.
 fn stock_file() -> String {

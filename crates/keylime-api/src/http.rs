@@ -3,6 +3,7 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -253,8 +254,9 @@ impl Http {
             ClientError::Connect { peer, detail: innermost(&source), source: Arc::new(source) }
         } else {
             let mut detail = innermost(&source);
-            if self.peer.contains(" at http://") && detail.starts_with("invalid HTTP version") {
-                // What a TLS port answers plain HTTP with is an alert.
+            let is_answer_of_tls = || detail.starts_with("invalid HTTP version") || is_reset(&source);
+            if self.peer.contains(" at http://") && is_answer_of_tls() {
+                // What a TLS port answers plain HTTP with is an alert, or nothing.
                 detail.push_str(": does that port speak TLS?");
             }
             ClientError::Interrupted { peer, call, detail, source: Arc::new(source) }
@@ -303,6 +305,17 @@ fn status_text(body: &Value) -> Option<String> {
     })?;
     let text = clean(&text, MAX_TEXT);
     (!text.is_empty()).then_some(text)
+}
+
+fn is_reset(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if current.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+            return true;
+        }
+        next = current.source();
+    }
+    false
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {

@@ -159,7 +159,7 @@ pub(crate) fn flush_leftovers(connection: &Connection, saved: &SavedAk) -> Resul
         if found.public_2b == public_2b {
             tracing::info!(
                 handle = format_args!("{handle:#010x}"),
-                "flushing an AK of ours that a killed process left in the TPM"
+                "flushing an AK of ours that an earlier agent left in the TPM"
             );
             object::flush(connection, handle)?;
         }

@@ -158,7 +158,9 @@ pub enum TpmError {
         cause: DeviceKeyCause,
     },
     /// The authorization value of the IAK is wrong.
-    #[error("the TPM refuses the IAK's authorization value (Keylime option iak_password): {code}")]
+    #[error(
+        "the TPM refuses the IAK's authorization value (Keylime option iak_password): {code}; each start with a wrong one counts towards the TPM's lockout: stop the service before you correct it"
+    )]
     IakAuth {
         /// The TPM's answer.
         code: ResponseCode,

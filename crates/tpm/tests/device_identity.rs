@@ -134,7 +134,8 @@ async fn keys_at_handles_with_passwords() -> Result<()> {
         (
             at(0x8102_0000, b"wrong"),
             "the TPM refuses the IAK's authorization value (Keylime option iak_password): TPM_RC_AUTH_FAIL: wrong \
-             authorization value (0xa8e, session 2)",
+             authorization value (0xa8e, session 2); each start with a wrong one counts towards the TPM's lockout: stop \
+             the service before you correct it",
         ),
         (
             at(0x8102_0009, b""),

@@ -237,7 +237,8 @@ fn a_sample_id_is_warned_about() {
     assert_eq!(
         warnings(&notices)[0],
         "option 'uuid' (environment variable KEYLIME_AGENT_UUID): d432fbb3-d2f1-4a97-9ef7-75bd81c00000 is a sample that every host with an unchanged \
-         configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\""
+         configuration claims, so hosts may be taken for one another: set uuid = \"hash_ek\"; the agent id is another \
+         then, and the host has to be added anew"
     );
 }
 

@@ -139,6 +139,19 @@ impl Listener {
     }
 }
 
+/// Why a handshake failed, with what the tenant can do about it.
+fn explain(error: &tls::rustls::Error) -> String {
+    use tls::rustls::{AlertDescription, Error};
+    let text = tls::explain(error);
+    match error {
+        Error::AlertReceived(AlertDescription::UnknownCA) => format!(
+            "{text}. Where the certificate is self-made, the verifier may still have the one before: run `keylime_tenant -c \
+             update`"
+        ),
+        _ => text,
+    }
+}
+
 async fn handshake(
     tls: &TlsServer,
     stream: Paced<TcpStream>,
@@ -167,13 +180,37 @@ async fn handshake(
         }
         Ok(Err(error)) => {
             let reason =
-                error.get_ref().and_then(|inner| inner.downcast_ref()).map_or_else(|| error.to_string(), tls::explain);
+                error.get_ref().and_then(|inner| inner.downcast_ref()).map_or_else(|| error.to_string(), explain);
             tracing::warn!("TLS handshake with {peer} failed: {reason}");
             None
         }
         Err(_) => {
             tracing::debug!("{peer} did not finish the TLS handshake in time");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tls::rustls::{AlertDescription, Error};
+
+    use super::*;
+
+    #[test]
+    fn refusals_of_our_certificate() {
+        for (alert, text) in [
+            (
+                AlertDescription::UnknownCA,
+                "the peer refused our certificate: it does not know the authority that issued it. Where the certificate is \
+                 self-made, the verifier may still have the one before: run `keylime_tenant -c update`",
+            ),
+            (
+                AlertDescription::CertificateExpired,
+                "the peer refused our certificate: it is expired or not valid yet by the peer's clock",
+            ),
+        ] {
+            assert_eq!(explain(&Error::AlertReceived(alert)), text);
         }
     }
 }
