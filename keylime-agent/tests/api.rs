@@ -380,7 +380,8 @@ fn run_as_gives_up_root() {
     let wrong = options.env("KEYLIME_AGENT_RUN_AS", "no-such-user:tss");
     let (code, log) = lab.failing_agent(&wrong);
     assert_eq!(code, Some(2));
-    assert!(log.contains("> option 'run_as': there is no user 'no-such-user'\n"), "{log}");
+    let text = "> option 'run_as' (environment variable KEYLIME_AGENT_RUN_AS): there is no user 'no-such-user'\n";
+    assert!(log.contains(text), "{log}");
     lab.tpm.flush_transient().unwrap();
     lab.tpm.power_off();
 }

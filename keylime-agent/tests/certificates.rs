@@ -270,10 +270,10 @@ fn what_cannot_be_used_is_refused_before_the_tpm_is_opened() {
                     or Ed25519";
     let unsupported = "option 'server_key': the private key in DIR/server-private.pem is encrypted in a way that is \
                        not supported: convert it with: openssl pkcs8 -topk8 -v2 aes-256-cbc";
-    let wrong = "option 'server_key_password': the private key in DIR/server-private.pem cannot be decrypted with \
-                 the configured password: configure the one that it was encrypted with";
-    let missing = "option 'server_key_password': the private key in DIR/server-private.pem is encrypted and no \
-                   password is configured: store it unencrypted with mode 0600, or configure its password where \
+    let wrong = "option 'server_key_password' (environment variable KEYLIME_AGENT_SERVER_KEY_PASSWORD): \
+                 the private key in DIR/server-private.pem cannot be decrypted with the configured password: configure the one that it was encrypted with";
+    let missing = "option 'server_key_password' (environment variable KEYLIME_AGENT_SERVER_KEY_PASSWORD): \
+                   the private key in DIR/server-private.pem is encrypted and no password is configured: store it unencrypted with mode 0600, or configure its password where \
                    there is an option for it";
     let mismatch = "option 'server_key': the private key in DIR/server-private.pem does not belong to the \
                     certificate in DIR/server-cert.crt: after a renewal both files must be replaced together";

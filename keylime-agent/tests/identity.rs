@@ -165,10 +165,11 @@ fn the_product_uuid_is_read_before_the_change_of_the_user() {
         script(&folder.join("no-smbios"), &format!("mount -t tmpfs tmpfs /sys/class && exec {BINARY} \"$@\""));
     let log = check(&nothing, folder, lines);
     assert!(
-        log.contains(
-            "> option 'uuid': cannot read the product UUID from /sys/class/dmi/id/product_uuid: No such file or \
-             directory (os error 2). The machine's firmware must have one, and the agent be started as root\n"
-        ),
+        log.contains(&format!(
+            "> option 'uuid' ({}/agent.conf): cannot read the product UUID from /sys/class/dmi/id/product_uuid: No such \
+             file or directory (os error 2). The machine's firmware must have one, and the agent be started as root\n",
+            folder.display()
+        )),
         "{log}"
     );
     assert!(log.contains(denied), "{log}");
