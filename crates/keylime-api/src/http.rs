@@ -254,7 +254,8 @@ impl Http {
             ClientError::Connect { peer, detail: innermost(&source), source: Arc::new(source) }
         } else {
             let mut detail = innermost(&source);
-            let is_answer_of_tls = || detail.starts_with("invalid HTTP version") || is_reset(&source);
+            let is_answer_of_tls =
+                || detail.starts_with("invalid HTTP version") || (call == "GET /version" && is_reset(&source));
             if self.peer.contains(" at http://") && is_answer_of_tls() {
                 // What a TLS port answers plain HTTP with is an alert, or nothing.
                 detail.push_str(": does that port speak TLS?");

@@ -183,7 +183,7 @@ async fn broken_connections_are_named() {
     let begin = "the connection to the peer at http://HOST broke during GET /v2.5/thing: ";
     for (reply, detail) in [
         ((|| Reply::Close) as fn() -> Reply, "connection closed before message completed"),
-        (|| Reply::Reset, "Connection reset by peer (os error 104): does that port speak TLS?"),
+        (|| Reply::Reset, "Connection reset by peer (os error 104)"),
         (|| Reply::Raw(b"SSH-2.0\r\n\r\n".to_vec()), "invalid HTTP version parsed: does that port speak TLS?"),
         (
             || Reply::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_vec()),
