@@ -7,8 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{self, AccessFlags, Gid, getegid, geteuid};
-use tls::{ClientTls, FileKind, Identity, ServerTls, Subject, TlsError, Trust};
-use zeroize::Zeroizing;
+use tls::{ClientTls, FileKind, Subject, TlsError, Trust};
 
 use crate::access;
 use crate::agent_data;
@@ -20,7 +19,7 @@ use crate::payload::store;
 use crate::payload_key::{PayloadKey, PayloadKeyError, password};
 use crate::privileges::{self, Account};
 use crate::server::UnixError;
-use crate::server_certificate::exists;
+use crate::server_certificate::{self, exists};
 
 /// What was found.
 #[derive(Default)]
@@ -82,7 +81,9 @@ impl Findings {
     fn server_tls(&mut self, config: &Config) {
         let Some(files) = &config.client_cas else { return };
         // One that cannot be read is skipped, for a list often names the files of several deployments.
-        for file in files.iter().filter(|file| self.lost.as_ref().is_none_or(|lost| !file.starts_with(lost))) {
+        let in_reach: Vec<_> = files.iter().filter(|file| self.can_tell(file)).collect();
+        let all_in_reach = in_reach.len() == files.len();
+        for file in in_reach {
             match tls::check_client_ca(file) {
                 Ok(warnings) => {
                     let option = config.origins.option("trusted_client_ca");
@@ -98,13 +99,12 @@ impl Findings {
         }
         let (key, certificate) = (&config.server_key, &config.server_cert);
         let has_authority = !self.client_cas.is_empty();
-        if !has_authority && files.iter().all(|file| self.can_tell(file)) {
+        if !has_authority && all_in_reach {
             self.problems.push(Cause::NoClientCa { option: config.origins.option("trusted_client_ca") });
         }
         if !self.can_tell(&key.path) || !self.can_tell(certificate) {
             return self.server_files_apart(config);
         }
-        let secret = password(key).map(|text| Zeroizing::new(text.to_owned()));
         let (has_key, has_certificate) = match (exists(&key.path), exists(certificate)) {
             (Ok(has_key), Ok(has_certificate)) => (has_key, has_certificate),
             (key, certificate) => {
@@ -112,24 +112,21 @@ impl Findings {
                 return;
             }
         };
+        let settings = server_certificate::settings(config, &self.client_cas);
+        if has_key && (has_authority || !has_certificate) {
+            self.warnings.extend(settings.warnings().iter().map(ToString::to_string));
+        }
         let problems = match (has_key, has_certificate) {
-            (true, true) if has_authority => {
-                let settings = ServerTls::new(certificate, &key.path, secret, self.client_cas.clone());
-                self.warnings.extend(settings.warnings().iter().map(ToString::to_string));
-                settings.try_build().err().unwrap_or_default()
-            }
+            (true, true) if has_authority => settings.try_build().err().unwrap_or_default(),
             (true, true) => {
-                let identity = Identity { cert: certificate.clone(), key: key.path.clone(), password: secret };
                 let ca = Trust::Files(vec![certificate.clone()]);
-                let settings = ClientTls { ca, identity: Some(identity), server_name: None };
+                let settings = ClientTls { ca, identity: Some(settings.identity), server_name: None };
                 let problems = settings.try_build().err().unwrap_or_default();
                 problems.into_iter().filter(|problem| problem.subject() != Subject::Ca).collect()
             }
             _ => {
                 let mut problems = Vec::new();
                 if has_key {
-                    let settings = ServerTls::new(certificate, &key.path, secret, self.client_cas.clone());
-                    self.warnings.extend(settings.warnings().iter().map(ToString::to_string));
                     problems.extend(tls::check_private_key(&key.path, password(key)).err());
                 } else if has_certificate {
                     let (key, certificate) = (key.path.clone(), certificate.clone());

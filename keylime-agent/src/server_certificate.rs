@@ -13,10 +13,11 @@ use rcgen::{
     SerialNumber,
 };
 use ring::rand::SecureRandom as _;
+use tls::ServerTls;
 use tls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
-use crate::config::{Host, KeyFile};
+use crate::config::{Config, Host, KeyFile};
 use crate::payload_key::{password, wrap_pkcs1, write_private_key};
 use crate::{files, pem};
 
@@ -59,6 +60,13 @@ pub(crate) struct ServerCertificate {
     pub(crate) leaf: Vec<u8>,
     /// Whether it was made just now.
     pub(crate) created: bool,
+}
+
+/// Settings of the HTTPS server for clients of these authorities.
+pub(crate) fn settings(config: &Config, client_cas: &[PathBuf]) -> ServerTls {
+    let key = &config.server_key;
+    let secret = password(key).map(|text| Zeroizing::new(text.to_owned()));
+    ServerTls::new(&config.server_cert, &key.path, secret, client_cas.to_vec())
 }
 
 /// Makes what is missing of key and certificate and returns the certificate.

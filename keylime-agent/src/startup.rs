@@ -10,7 +10,7 @@ use keylime_api::registration::{DeviceIdentity, MtlsCert, Registration};
 use nix::unistd::{Uid, geteuid};
 use service::drain::Drain;
 use service::signals::{self, Shutdown};
-use tls::{ClientTls, ServerTls, TlsServer, Trust};
+use tls::{ClientTls, TlsServer, Trust};
 use tpm::{AkInfo, EkInfo, EkSource, Tpm, TpmSettings};
 use zeroize::Zeroizing;
 
@@ -246,13 +246,7 @@ impl Start<'_> {
         if certificate.created {
             tracing::info!("Generated a new server certificate: {}", config.server_cert.display());
         }
-        let password = config.server_key.password.expose_str();
-        let settings = ServerTls::new(
-            &config.server_cert,
-            &config.server_key.path,
-            password.map(|text| Zeroizing::new(text.to_owned())),
-            self.client_cas.clone(),
-        );
+        let settings = server_certificate::settings(config, &self.client_cas);
         let renewal = Renewal::new(&config.server_cert, &certificate.leaf);
         // A random id is another one at each start.
         if self.id != Choice::Generate
