@@ -198,6 +198,12 @@ impl Table {
         self.seen.values().filter(|last| last.elapsed() < SEEN).count()
     }
 
+    /// Of the connections in a state, and such as are asked for, the one that has been in it the longest.
+    fn longest(&self, state: State, is: impl Fn(&Entry) -> bool) -> Option<u64> {
+        let those = self.entries.iter().filter(|(_, entry)| entry.state == state && is(entry));
+        those.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id)
+    }
+
     /// Notes what a connection does now; whether it still has its place.
     fn set(&mut self, id: u64, state: State) -> bool {
         let since = self.tick();
@@ -217,11 +223,7 @@ impl Table {
     fn evict_new(&mut self) {
         let counts = self.by_source(State::New);
         let crowded = counts.values().max().copied();
-        let those = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.state == State::New && counts.get(&entry.source).copied() == crowded);
-        if let Some(id) = those.min_by_key(|(_, entry)| entry.since).map(|(id, _)| *id) {
+        if let Some(id) = self.longest(State::New, |entry| counts.get(&entry.source).copied() == crowded) {
             self.evict(id);
         }
     }
@@ -255,12 +257,8 @@ impl Table {
             if !is_full && !has_its_share {
                 return Some((*id, None));
             }
-            let silent = self
-                .entries
-                .iter()
-                .filter(|(_, other)| other.state == State::Idle && (!has_its_share || other.source == entry.source));
-            let (silent, _) = silent.min_by_key(|(_, other)| other.since)?;
-            Some((*id, Some(*silent)))
+            let silent = self.longest(State::Idle, |other| !has_its_share || other.source == entry.source)?;
+            Some((*id, Some(silent)))
         })
     }
 

@@ -25,7 +25,7 @@ use service::drain::Watch;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::turns::Source;
-use connections::{Busy, Slot};
+use connections::{Busy, Connections, Slot};
 use pace::Deadline;
 
 pub(crate) use tcp::{Bound, TcpError};
@@ -64,6 +64,15 @@ impl Peer {
             Self::Tcp(address) => address.ip().into(),
             Self::Unix { uid, .. } => Source::User(*uid),
         }
+    }
+
+    /// A place for a new connection; that there is none is logged.
+    fn place_in(&self, connections: &Connections) -> Option<Slot> {
+        let slot = connections.admit(self.source());
+        if slot.is_none() {
+            tracing::warn!("connection of {self} refused: many of its requests wait already");
+        }
+        slot
     }
 }
 
@@ -186,7 +195,6 @@ mod tests {
     use tokio::sync::mpsc::UnboundedReceiver;
     use tokio::time::Instant;
 
-    use super::connections::Connections;
     use super::pace::Paced;
     use super::*;
 

@@ -117,10 +117,7 @@ impl Listener {
                 }
             };
             let peer = Peer::Tcp(address);
-            let Some(slot) = connections.admit(peer.source()) else {
-                tracing::warn!("connection of {peer} refused: many of its requests wait already");
-                continue;
-            };
+            let Some(slot) = peer.place_in(&connections) else { continue };
             let (routes, tls, mut watch) = (routes.clone(), tls.clone(), drain.watch());
             tokio::spawn(async move {
                 // Answers are small and complete: waiting to fill a packet only costs time.

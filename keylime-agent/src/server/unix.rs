@@ -153,10 +153,7 @@ impl ListeningUnix {
                 }
                 continue;
             };
-            let Some(slot) = connections.admit(peer.source()) else {
-                tracing::warn!("connection of {peer} refused: many of its requests wait already");
-                continue;
-            };
+            let Some(slot) = peer.place_in(&connections) else { continue };
             let (routes, watch) = (routes.clone(), drain.watch());
             let (stream, deadline) = Paced::new(stream);
             tokio::spawn(async move { serve_http(stream, deadline, routes, peer, &slot, watch).await });
